@@ -1,0 +1,144 @@
+"""MinkUNet: the sparse residual U-Net of Choy et al., "4D Spatio-Temporal ConvNets" (arXiv 1904.08755).
+
+Names and kernel layout are those of ``torchsparse.backbones.SparseResUNet``, which builds the same network with two blocks
+per stage; its checkpoints load as they are. The older SPVNAS form of MinkUNet maps by this table
+(``SPVNAS_NAMES`` below; i = 0..3)::
+
+    SPVNAS                       here
+    stem.*                       stem.*
+    stage{i+1}.0.net.*           encoders.{i}.0.*
+    stage{i+1}.{j}.net.*         encoders.{i}.{j}.main.*          j = 1, 2, ...
+    stage{i+1}.{j}.downsample.*  encoders.{i}.{j}.shortcut.*
+    up{i+1}.0.net.*              decoders.{i}.upsample.*
+    up{i+1}.1.{j}.net.*          decoders.{i}.fuse.{j}.main.*
+    up{i+1}.1.{j}.downsample.*   decoders.{i}.fuse.{j}.shortcut.*
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from clever3d.backbones.base import Backbone
+from clever3d.errors import InputError
+from clever3d.points import InputSpec
+from clever3d.sparse import Conv3d, ConvTranspose3d, SparseTensor, cat
+
+#: (pattern, replacement) pairs for ``re.sub`` that turn SPVNAS parameter names, stages counted from 0, into ours.
+SPVNAS_NAMES = (
+    (r"^stage(\d)\.0\.net\.", r"encoders.\1.0."),
+    (r"^stage(\d)\.(\d+)\.net\.", r"encoders.\1.\2.main."),
+    (r"^stage(\d)\.(\d+)\.downsample\.", r"encoders.\1.\2.shortcut."),
+    (r"^up(\d)\.0\.net\.", r"decoders.\1.upsample."),
+    (r"^up(\d)\.1\.(\d+)\.net\.", r"decoders.\1.fuse.\2.main."),
+    (r"^up(\d)\.1\.(\d+)\.downsample\.", r"decoders.\1.fuse.\2.shortcut."),
+)
+
+
+@dataclass(frozen=True)
+class MinkUNetConfig:
+    """Shape of a MinkUNet.
+
+    Attributes:
+        blocks: residual blocks of the four encoder and the four decoder stages.
+        planes: channels of those stages.
+        stem: channels of the stem.
+        width: multiplies all channels.
+    """
+
+    blocks: tuple[int, ...]
+    planes: tuple[int, ...] = (32, 64, 128, 256, 256, 128, 96, 96)
+    stem: int = 32
+    width: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.blocks) != 8 or len(self.planes) != 8 or min(self.blocks) < 1:
+            raise InputError(f"blocks {self.blocks} and planes {self.planes} must have 8 positive entries each")
+        if min(self.channels) < 1:
+            raise InputError(f"width {self.width} leaves a stage without channels")
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the stem and the eight stages, after the width multiplier."""
+        return tuple(int(self.width * c) for c in (self.stem, *self.planes))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation over all voxels of the batch."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        return x.with_feats(super().forward(x.feats))
+
+
+class ReLU(nn.Module):
+    """max(x, 0)."""
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        return x.with_feats(F.relu(x.feats))
+
+
+class ResidualBlock(nn.Module):
+    """ReLU( BN(conv3(ReLU(BN(conv3(x))))) + shortcut(x) ), the shortcut a BN(conv1(x)) where the width changes."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            Conv3d(in_channels, out_channels, 3),
+            BatchNorm(out_channels),
+            ReLU(),
+            Conv3d(out_channels, out_channels, 3),
+            BatchNorm(out_channels),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Sequential(Conv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
+
+    def forward(self, x: SparseTensor) -> SparseTensor:
+        residual: Tensor = self.main(x).feats + self.shortcut(x).feats  # [V, Cout]
+        return x.with_feats(F.relu(residual))
+
+
+def _residual_blocks(count: int, in_channels: int, out_channels: int) -> list[nn.Module]:
+    return [ResidualBlock(in_channels if n == 0 else out_channels, out_channels) for n in range(count)]
+
+
+def _stem(in_channels: int, out_channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (in_channels, out_channels):
+        layers += [Conv3d(channels, out_channels, 3), BatchNorm(out_channels), ReLU()]
+    return nn.Sequential(*layers)
+
+
+class MinkUNet(Backbone):
+    """Stem, four stages down (conv2 stride 2, residual blocks), four stages up (transposed conv2, skip, blocks)."""
+
+    def __init__(self, config: MinkUNetConfig, input_spec: InputSpec, architecture: str) -> None:
+        super().__init__(config, input_spec, architecture)
+        width = config.channels
+        self.feature_dim = width[8]
+        self.stem = _stem(len(input_spec.channels), width[0])
+        self.encoders = nn.ModuleList()
+        for n in range(4):
+            down = nn.Sequential(Conv3d(width[n], width[n], 2, stride=2), BatchNorm(width[n]), ReLU())
+            self.encoders.append(nn.Sequential(down, *_residual_blocks(config.blocks[n], width[n], width[n + 1])))
+        self.decoders = nn.ModuleList()
+        for n in range(4):
+            before, after, skip = width[4 + n], width[5 + n], width[3 - n]
+            up = nn.Sequential(ConvTranspose3d(before, after, 2, stride=2), BatchNorm(after), ReLU())
+            fuse = nn.Sequential(*_residual_blocks(config.blocks[4 + n], after + skip, after))
+            self.decoders.append(nn.ModuleDict({"upsample": up, "fuse": fuse}))
+
+    def forward(self, x: SparseTensor) -> list[SparseTensor]:
+        """Decoder features at strides 16 (bottleneck), 8, 4, 2, 1."""
+        down = [self.stem(x)]  # strides 1, 2, 4, 8, 16
+        for encoder in self.encoders:
+            down.append(encoder(down[-1]))
+        outputs = [down.pop()]
+        for decoder in self.decoders:
+            stage = cast(nn.ModuleDict, decoder)
+            upsampled = stage["upsample"](outputs[-1])
+            outputs.append(stage["fuse"](cat([upsampled, down.pop()])))
+        return outputs

@@ -1,0 +1,1 @@
+"""Distillation of a frozen 2D teacher into a LiDAR backbone."""

@@ -1,0 +1,97 @@
+"""Options of ``clever3d-train``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from clever3d.distill.augment import AugmentConfig
+from clever3d.distill.targets import TargetTransform
+from clever3d.distill.teachers import DEFAULT_MODEL, Layer
+from clever3d.training import LoopConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which frames are learned from."""
+
+    sets: tuple[str, ...] = ()
+    """Data sets: kitti:PATH, kitti_raw:PATH, nuscenes:PATH, or just PATH."""
+    val: tuple[str, ...] = ()
+    """Frames kept for validation, as patterns of DATASET/ID, e.g. 'kitti/00000[67]'."""
+    exclude: tuple[str, ...] = ()
+    """Frames left out altogether, as patterns of DATASET/ID."""
+    scene_power: float = 0.5
+    """A scene of n frames is drawn with weight n ** this: 0 samples scenes evenly, 1 frames evenly (our choice)."""
+    batch: int = 2
+    """Scans per step."""
+    pairs: int = 4096
+    """Point-pixel pairs per scan that enter the loss."""
+    balance: float = 0.5
+    """Pairs are drawn with weight share(cluster) ** -balance, clusters of teacher features: rare things count more."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The frozen image model."""
+
+    model: str = DEFAULT_MODEL
+    """Any timm ViT."""
+    weights: Path | None = None
+    """Local safetensors file in timm's names; without it timm downloads from the Hugging Face Hub."""
+    layer: Layer = "prenorm"
+    """Last block before or after the final LayerNorm."""
+    tokens: int = 2048
+    """Images keep their aspect ratio and are resized to about this many patches."""
+    size: tuple[int, int] | None = None
+    """(height, width) in pixels instead, as the papers do (ScaLR: 224 448)."""
+    cache: Path = Path("runs/teacher-cache")
+    """Folder of the cached features; shared by runs."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """The LiDAR network."""
+
+    architecture: str = "minkunet34"
+    """minkunet18, minkunet34 or minkunet_small."""
+    width: float = 1.0
+    """Multiplies all channels."""
+    voxel: float = 0.1
+    """Edge of a voxel, metres."""
+    head_layers: int = 3
+    """Linear layers of the projection head; 1 is a linear head."""
+    head_width: int = 2048
+    """Hidden width of the projection head."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Distil a frozen image model into a LiDAR backbone: no labels, only scans, images and calibration.
+
+    Example, one set, one minute, to see that it runs::
+
+        clever3d-train --out runs/try --data.sets kitti:/data/kitti --student.architecture minkunet_small \
+            --student.head-width 256 --loop.steps 50 --loop.validate-every 25 --data.val 'kitti/00000[67]'
+
+    Interrupt it with Ctrl-C and continue with the same command plus --resume. The folder then holds
+    student.safetensors (give it to clever3d.load_backbone), log.jsonl, config.json and state.pt.
+    """
+
+    out: Path
+    """Folder of the run."""
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    target: TargetTransform = "center"
+    """center removes the teacher's mean feature from the targets (our default); none is the plain form."""
+    seed: int = 0
+    """Seed of initialisation, sampling and augmentation."""
+    resume: bool = False
+    """Continue the run in --out."""
+    device: str = "auto"
+    """cpu, cuda, or auto: cuda where there is one."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's default."""

@@ -1,0 +1,168 @@
+"""From options to a trained student: opens the data, fills the teacher's cache, runs the loop, writes the student."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from datetime import date
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from clever3d._version import __version__
+from clever3d.backbones import ARCHITECTURES, create_backbone
+from clever3d.datasets import Frame, open_dataset
+from clever3d.distill.config import TrainConfig
+from clever3d.distill.feature_cache import FeatureCache
+from clever3d.distill.head import projection_head
+from clever3d.distill.task import Distillation
+from clever3d.distill.teachers import Teacher
+from clever3d.errors import DataError, InputError
+from clever3d.points import InputSpec
+from clever3d.training import run
+from clever3d.zoo import save_checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def split_frames(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
+    """Training and validation frames.
+
+    Raises:
+        InputError: no data sets, or a pattern that matches no frame; DataError: nothing left to train on.
+    """
+    if not config.data.sets:
+        raise InputError("no data: give at least one data set, e.g. --data.sets kitti:/data/kitti")
+    frames = [frame for spec in config.data.sets for frame in open_dataset(spec)]
+    unused = {*config.data.val, *config.data.exclude}
+    train, val = [], []
+    for frame in frames:
+        name = f"{frame.dataset}/{frame.id}"
+        hits = {p for p in (*config.data.val, *config.data.exclude) if fnmatch(name, p)}
+        unused -= hits
+        if hits & set(config.data.exclude):
+            continue
+        (val if hits else train).append(frame)
+    if unused:
+        example = f"{frames[0].dataset}/{frames[0].id}" if frames else "kitti/000007"
+        raise InputError(f"patterns {sorted(unused)} match no frame; frames are named like {example!r}")
+    if not train:
+        raise DataError(f"no frames to train on: {len(frames)} found, {len(val)} of them kept for validation")
+    return train, val
+
+
+def fill_cache(frames: Sequence[Frame], cache: FeatureCache) -> None:
+    """Runs the teacher once over every image."""
+    images = [camera.image_path for frame in frames for camera in frame.cameras]
+    for image in tqdm(images, desc="teacher", unit="image", disable=not sys.stderr.isatty()):
+        cache.get(image)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError("--device cuda: this machine has no usable CUDA device; use --device cpu")
+    return torch.device(name)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """A configuration as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    return values
+
+
+def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[str, Any]:
+    """What must not change between the parts of a run; files may move, frames and options may not."""
+    values = _plain(config)
+    loop = {k: v for k, v in values["loop"].items() if not k.endswith("_every")}
+    student = {**values["student"], "loop": loop, "augment": values["augment"]}
+    data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "balance")}
+    return {
+        "teacher": teacher.fingerprint,
+        "target": config.target,
+        "seed": config.seed,
+        "frames": names,
+        "student": student,
+        "data": data,
+    }
+
+
+def _record(config: TrainConfig, train: Sequence[Frame], spec: InputSpec) -> dict[str, Any]:
+    """What the checkpoint says of itself. Paths are left out: they say where, not what."""
+    scenes = sorted({f"{frame.dataset}/{frame.scene}" for frame in train})
+    values = _plain(config)
+    for key in ("out", "resume", "device", "threads"):
+        values.pop(key)
+    values["teacher"] = {k: v for k, v in values["teacher"].items() if k not in ("weights", "cache")}
+    values["data"] = {k: v for k, v in values["data"].items() if k != "sets"}
+    return {
+        "recipe": "feature similarity (1 - cosine), MLP head",
+        "teacher": config.teacher.model,
+        "frames": len(train),
+        "scenes": scenes,
+        "options": values,
+        "clever3d": __version__,
+        "date": date.today().isoformat(),
+    }
+
+
+def train(config: TrainConfig) -> bool:
+    """Runs or resumes a distillation.
+
+    Returns:
+        True when the run is complete, False when it was interrupted (and saved).
+
+    Raises:
+        clever3d.Clever3dError: options, data, teacher or state that cannot be used.
+    """
+    if config.student.architecture not in ARCHITECTURES:
+        create_backbone(config.student.architecture)  # raises with the nearest name
+    if config.out.exists() and any(config.out.iterdir()) and not config.resume:
+        raise InputError(f"{config.out} is not empty: add --resume to continue that run, or choose another --out")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device = _device(config.device)
+    frames, val = split_frames(config)
+    options = config.teacher
+    teacher = Teacher.create(
+        options.model, options.weights, options.layer, options.tokens, options.size, device=device
+    )
+    cache = FeatureCache(options.cache, teacher)
+    logger.info("%d training frames, %d validation frames, teacher %s", len(frames), len(val), options.model)
+    fill_cache([*frames, *val], cache)
+
+    torch.manual_seed(config.seed)
+    spec = InputSpec(voxel_size=config.student.voxel, trained_sensors=tuple(sorted({f.dataset for f in frames})))
+    backbone = create_backbone(config.student.architecture, input_spec=spec, width=config.student.width).to(device)
+    head = projection_head(
+        backbone.feature_dim, teacher.dim, layers=config.student.head_layers, hidden=config.student.head_width
+    ).to(device)
+    task = Distillation(
+        backbone, head, frames, val, cache, data=config.data, augment=config.augment, target=config.target, seed=config.seed
+    )  # fmt: skip
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+    names = [f"{f.dataset}/{f.id}" for f in frames]
+    complete = run(
+        task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names)
+    )
+    _write_student(task, config, _record(config, frames, spec))
+    return complete
+
+
+def _write_student(task: Distillation, config: TrainConfig, record: dict[str, Any]) -> Path:
+    path = config.out / "student.safetensors"
+    save_checkpoint(task.backbone, path, record=record)
+    stats = {f"stats.{field.name}": getattr(task.stats, field.name) for field in dataclasses.fields(task.stats)}
+    head = {f"head.{key}": value for key, value in task.head.state_dict().items()}
+    save_file({k: v.detach().cpu().contiguous() for k, v in {**stats, **head}.items()}, config.out / "head.safetensors")
+    logger.info("student written to %s", path)
+    return path

@@ -1,0 +1,1 @@
+"""Measures of frozen features: linear probes and segmentation scores."""

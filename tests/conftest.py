@@ -1,0 +1,86 @@
+"""What all tests share: no network, no home, and the way to the real scans, which are not part of the repository."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from clever3d.backbones import Backbone
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
+os.environ["MPLBACKEND"] = "Agg"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    on_gpu = [item for item in items if item.get_closest_marker("cuda")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that a test does may read or write the user's home."""
+    home = tmp_path_factory.mktemp("home")
+    for variable in ("HOME", "USERPROFILE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "HF_HOME"):
+        os.environ[variable] = str(home)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that reaches for another machine fails, also where there is a network."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        here = self.family not in (socket.AF_INET, socket.AF_INET6) or address[0] in ("127.0.0.1", "::1", "localhost")
+        if not here:
+            raise OSError(f"the tests run offline, but something connects to {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def _real_data(name: str) -> Path:
+    folder = REPOSITORY.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs ../shared/{name} (real scans, not part of the repository)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder with real KITTI, nuScenes, ... frames."""
+    return _real_data("data")
+
+
+@pytest.fixture(scope="session")
+def shared_data_more() -> Path:
+    """Folder with more real KITTI drives."""
+    return _real_data("data_more")
+
+
+@pytest.fixture()
+def small() -> Backbone:
+    """A network of a few thousand parameters whose statistics differ from those of a new one."""
+    import torch
+
+    from clever3d.backbones import InputSpec, create_backbone
+
+    generator = torch.Generator().manual_seed(0)
+    spec = InputSpec(voxel_size=0.25, trained_sensors=("test",))
+    backbone = create_backbone("minkunet18", input_spec=spec, width=0.05)
+    with torch.no_grad():
+        for tensor in backbone.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 + 0.5)
+    return backbone.eval()
