@@ -40,6 +40,6 @@ def create_backbone(architecture: str, *, input_spec: InputSpec | None = None, *
     known = {f.name for f in dataclasses.fields(base)}
     if unknown := sorted(set(overrides) - known):
         raise InputError(f"{architecture} has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in overrides.items()}
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in overrides.items()}
     config = dataclasses.replace(base, **values)
     return MinkUNet(config, input_spec or InputSpec(), architecture=architecture)

@@ -1,21 +1,22 @@
 """MinkUNet: the sparse residual U-Net of Choy et al., "4D Spatio-Temporal ConvNets" (arXiv 1904.08755).
 
-Names and kernel layout are those of ``torchsparse.backbones.SparseResUNet``, which builds the same network with two blocks
-per stage; its checkpoints load as they are. The older SPVNAS form of MinkUNet maps by this table
-(``SPVNAS_NAMES`` below; i = 0..3)::
+Names and kernel layout are those of ``torchsparse.backbones.SparseResUNet``, the same network with two blocks a stage:
+its checkpoints load as they are. SPVNAS names the stages differently; ``from_spvnas`` translates, by this table
+(i = 0..3, j = 1, 2, ...)::
 
-    SPVNAS                       here
-    stem.*                       stem.*
-    stage{i+1}.0.net.*           encoders.{i}.0.*
-    stage{i+1}.{j}.net.*         encoders.{i}.{j}.main.*          j = 1, 2, ...
-    stage{i+1}.{j}.downsample.*  encoders.{i}.{j}.shortcut.*
-    up{i+1}.0.net.*              decoders.{i}.upsample.*
-    up{i+1}.1.{j}.net.*          decoders.{i}.fuse.{j}.main.*
-    up{i+1}.1.{j}.downsample.*   decoders.{i}.fuse.{j}.shortcut.*
+    SPVNAS                        here and torchsparse
+    stem.*                        stem.*
+    stage{i+1}.0.net.*            encoders.{i}.0.*
+    stage{i+1}.{j}.net.*          encoders.{i}.{j}.main.*
+    stage{i+1}.{j}.downsample.*   encoders.{i}.{j}.shortcut.*
+    up{i+1}.0.net.*               decoders.{i}.upsample.*
+    up{i+1}.1.{j-1}.net.*         decoders.{i}.fuse.{j-1}.main.*
+    up{i+1}.1.{j-1}.downsample.*  decoders.{i}.fuse.{j-1}.shortcut.*
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,15 +28,19 @@ from clever3d.errors import InputError
 from clever3d.points import InputSpec
 from clever3d.sparse import Conv3d, ConvTranspose3d, SparseTensor, cat
 
-#: (pattern, replacement) pairs for ``re.sub`` that turn SPVNAS parameter names, stages counted from 0, into ours.
-SPVNAS_NAMES = (
-    (r"^stage(\d)\.0\.net\.", r"encoders.\1.0."),
-    (r"^stage(\d)\.(\d+)\.net\.", r"encoders.\1.\2.main."),
-    (r"^stage(\d)\.(\d+)\.downsample\.", r"encoders.\1.\2.shortcut."),
-    (r"^up(\d)\.0\.net\.", r"decoders.\1.upsample."),
-    (r"^up(\d)\.1\.(\d+)\.net\.", r"decoders.\1.fuse.\2.main."),
-    (r"^up(\d)\.1\.(\d+)\.downsample\.", r"decoders.\1.fuse.\2.shortcut."),
-)
+
+def from_spvnas(name: str) -> str:
+    """Our name of a parameter of SPVNAS's MinkUNet; names that are the same in both are returned as they are."""
+    parts = {"net": "main", "downsample": "shortcut"}
+    if match := re.fullmatch(r"stage(\d)\.0\.net\.(.+)", name):
+        return f"encoders.{int(match[1]) - 1}.0.{match[2]}"
+    if match := re.fullmatch(r"stage(\d)\.(\d+)\.(net|downsample)\.(.+)", name):
+        return f"encoders.{int(match[1]) - 1}.{match[2]}.{parts[match[3]]}.{match[4]}"
+    if match := re.fullmatch(r"up(\d)\.0\.net\.(.+)", name):
+        return f"decoders.{int(match[1]) - 1}.upsample.{match[2]}"
+    if match := re.fullmatch(r"up(\d)\.1\.(\d+)\.(net|downsample)\.(.+)", name):
+        return f"decoders.{int(match[1]) - 1}.fuse.{match[2]}.{parts[match[3]]}.{match[4]}"
+    return name
 
 
 @dataclass(frozen=True)

@@ -103,9 +103,7 @@ class Distillation:
         """The head's output ``[sum M, C]`` at the batch's pairs."""
         device = self.backbone.device
         voxels = voxelize([scan.to(device) for scan in batch.scans], self.backbone.input_spec)
-        rows = [
-            where[index.to(device)] for where, index in zip(voxels.point_to_voxel, batch.rows, strict=True)
-        ]
+        rows = [where[index.to(device)] for where, index in zip(voxels.point_to_voxel, batch.rows, strict=True)]
         finest = self.backbone(voxels.tensor)[-1].feats  # [V, D]
         predicted: Tensor = self.head(finest.index_select(0, torch.cat(rows)))
         return predicted
@@ -136,7 +134,9 @@ class Distillation:
         inside = self.backbone.input_spec.contains(scan.xyz)
         alive = inside[scan.rows].nonzero().squeeze(1)
         if not len(alive):
-            raise DataError(f"validation frame {frame.dataset}/{frame.id} has no paired point inside the student's range")
+            raise DataError(
+                f"validation frame {frame.dataset}/{frame.id} has no paired point inside the student's range"
+            )
         target = scan.targets[alive]  # [M, C]
         batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], target)
         predicted = self._predict(batch).float().cpu()

@@ -132,9 +132,7 @@ def train(config: TrainConfig) -> bool:
     device = _device(config.device)
     frames, val = split_frames(config)
     options = config.teacher
-    teacher = Teacher.create(
-        options.model, options.weights, options.layer, options.tokens, options.size, device=device
-    )
+    teacher = Teacher.create(options.model, options.weights, options.layer, options.tokens, options.size, device=device)
     cache = FeatureCache(options.cache, teacher)
     logger.info("%d training frames, %d validation frames, teacher %s", len(frames), len(val), options.model)
     fill_cache([*frames, *val], cache)
@@ -151,9 +149,7 @@ def train(config: TrainConfig) -> bool:
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
     names = [f"{f.dataset}/{f.id}" for f in frames]
-    complete = run(
-        task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names)
-    )
+    complete = run(task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names))
     _write_student(task, config, _record(config, frames, spec))
     return complete
 

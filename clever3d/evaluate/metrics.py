@@ -26,7 +26,9 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
     predicted, target = predicted[counted].long(), target[counted].long()
     for name, values in (("predicted", predicted), ("target", target)):
         if len(values) and not (0 <= int(values.min()) and int(values.max()) < num_classes):
-            raise InputError(f"{name} classes span {int(values.min())}..{int(values.max())}, expected 0..{num_classes - 1}")
+            raise InputError(
+                f"{name} classes span {int(values.min())}..{int(values.max())}, expected 0..{num_classes - 1}"
+            )
     return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 

@@ -135,16 +135,15 @@ def pca_colors(
 def _vivid(unit: NDArray[np.float64]) -> NDArray[np.uint8]:
     """[M, 3] in [0, 1] -> uint8 RGB: more saturated, and never dark, for points on a dark background."""
     brightest = unit.max(axis=1, keepdims=True)
-    pushed = brightest - 1.35 * (brightest - unit)  # away from grey
+    pushed = brightest - 1.3 * (brightest - unit)  # away from grey
     pushed = np.clip(pushed, 0.0, 1.0)
-    brightness = 0.55 + 0.45 * brightest
+    brightness = 0.68 + 0.32 * brightest
     scaled = np.divide(pushed, brightest, out=np.full_like(unit, 0.5), where=brightest > 0) * brightness
-    return np.rint(255 * np.clip(0.06 + 0.94 * scaled, 0.0, 1.0)).astype(np.uint8)
+    rgb: NDArray[np.uint8] = np.rint(255 * np.clip(0.06 + 0.94 * scaled, 0.0, 1.0)).astype(np.uint8)
+    return rgb
 
 
-def _moments(
-    array: NDArray[Any], rows: NDArray[np.intp]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _moments(array: NDArray[Any], rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mean [D] and covariance [D, D] of the rows, in float64, in two passes."""
     dim = array.shape[1]
     mean, covariance = np.zeros(dim), np.zeros((dim, dim))
@@ -184,10 +183,13 @@ def _usable(array: NDArray[Any], valid: ArrayLike | None) -> NDArray[np.bool_]:
     finite: NDArray[np.bool_] = np.isfinite(array).all(axis=1)
     if valid is None:
         return finite
-    mask = _numpy(valid).astype(bool)
+    mask: NDArray[np.bool_] = _numpy(valid).astype(bool)
     if mask.shape != (len(array),):
-        raise InputError(f"valid must be [{len(array)}] to go with features {list(array.shape)}, got {list(mask.shape)}")
-    return finite & mask
+        raise InputError(
+            f"valid must be [{len(array)}] to go with features {list(array.shape)}, got {list(mask.shape)}"
+        )
+    usable: NDArray[np.bool_] = finite & mask
+    return usable
 
 
 def _numpy(values: ArrayLike) -> NDArray[Any]:

@@ -119,6 +119,4 @@ def _report(xyz: Tensor, finite: Tensor, valid: Tensor, spec: InputSpec) -> None
                 f"the median coordinate is {extent:g}: these look like millimetres or map coordinates; "
                 "give metres in the sensor's frame (`points / 1000.0`, or subtract the sensor's position)"
             )
-        _warn(
-            f"{outside} of {total} points are outside the range {spec.point_range} m: they are marked invalid"
-        )
+        _warn(f"{outside} of {total} points are outside the range {spec.point_range} m: they are marked invalid")

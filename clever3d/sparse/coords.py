@@ -5,8 +5,8 @@ A coordinate row is ``(batch, x, y, z)``. Its key is ``batch | x | y | z`` from 
 * sorting the keys sorts the rows lexicographically,
 * the key of a shifted voxel is the key plus a constant: ``key(c + o) = key(c) + shift(o)``.
 
-The widths (9 + 18 + 18 + 18 = 63 bits) are our choice: 512 scans a batch, and +-131,071 voxels along each axis, which is
-+-13 km at 0.1 m. The outermost ``MARGIN`` voxels stay empty so that a shift never carries into the next field.
+The widths (9 + 18 + 18 + 18 = 63 bits) are our choice: 512 scans a batch, and +-131,071 voxels along each axis, which
+is +-13 km at 0.1 m. The outermost ``MARGIN`` voxels stay empty so that a shift never carries into the next field.
 """
 
 from __future__ import annotations

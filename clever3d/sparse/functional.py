@@ -23,10 +23,8 @@ class _Convolve(torch.autograd.Function):
         ctx.save_for_backward(feats, kernel)
         ctx.kernel_map = kernel_map
         identity = kernel_map.identity
-        if identity is not None:
-            out = feats @ kernel[identity]  # [Vout, Cout]
-        else:
-            out = feats.new_zeros(kernel_map.num_out, kernel.shape[2])
+        shape = kernel_map.num_out, kernel.shape[2]
+        out = feats.new_zeros(shape) if identity is None else feats @ kernel[identity]  # [Vout, Cout]
         for k, (rows_in, rows_out) in enumerate(kernel_map.pairs):
             if k != identity and len(rows_in):
                 out.index_add_(0, rows_out, feats.index_select(0, rows_in) @ kernel[k])

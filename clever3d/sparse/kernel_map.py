@@ -69,7 +69,7 @@ class KernelMap:
     @cached_property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """``(in_rows, out_rows)`` of each offset."""
-        return list(zip(self.in_rows.split(self.sizes), self.out_rows.split(self.sizes), strict=True))
+        return list(zip(torch.split(self.in_rows, self.sizes), torch.split(self.out_rows, self.sizes), strict=True))
 
     @cached_property
     def identity(self) -> int | None:

@@ -72,7 +72,8 @@ class SparseTensor:
     def __post_init__(self) -> None:
         if self.coords.ndim != 2 or self.coords.shape[1] != 4 or self.coords.is_floating_point():
             raise InputError(
-                f"coords must be an integer [V, 4] tensor (batch, x, y, z), got {self.coords.dtype} {list(self.coords.shape)}"
+                "coords must be an integer [V, 4] tensor (batch, x, y, z), "
+                f"got {self.coords.dtype} {list(self.coords.shape)}"
             )
         if self.feats.ndim != 2 or len(self.feats) != len(self.coords):
             raise InputError(f"feats must be [V, C] with V = {len(self.coords)}, got {list(self.feats.shape)}")

@@ -47,5 +47,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path} is not a readable training state ({error}): delete it and start again") from error
+        raise CheckpointError(
+            f"{path} is not a readable training state ({error}): delete it and start again"
+        ) from error
     return state

@@ -122,7 +122,9 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
 def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
     state = load_state(path)
     if state["identity"] != identity:
-        changed = sorted(k for k in identity.keys() | state["identity"].keys() if state["identity"].get(k) != identity.get(k))
+        changed = sorted(
+            k for k in identity.keys() | state["identity"].keys() if state["identity"].get(k) != identity.get(k)
+        )
         details = "; ".join(f"{k}: {state['identity'].get(k)!r} then, {identity.get(k)!r} now" for k in changed)
         raise CheckpointError(f"{path} belongs to another configuration ({details}): use it again, or another --out")
     module.load_state_dict(state["module"])

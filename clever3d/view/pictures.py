@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BACKGROUND = (13, 15, 21)
+_FRAME = (7, 8, 12)
 _INVALID_GREY = 90
 _SUPERSAMPLING = 2
 _DPI = 100
@@ -44,8 +45,8 @@ class _Splats:
 def height_colors(xyz: NDArray[Any]) -> NDArray[np.uint8]:
     """Colours points by height above the ground: [N, 3] metres (FLU) -> uint8 [N, 3] RGB (matplotlib's turbo).
 
-    The scale starts at the ground (the densest height among the points within 25 m) and ends where 97 % of the points are
-    below, 3 to 10 m above it: stray points or a tower do not wash the street out. Non-finite points are grey.
+    The scale starts at the ground (the densest height among the points within 25 m) and ends where 97 % of the points
+    are below, 3 to 10 m above it: stray points or a tower do not wash the street out. Non-finite points are grey.
     """
     points = _checked_points(xyz)
     colors = np.full((len(points), 3), _INVALID_GREY, dtype=np.uint8)
@@ -58,7 +59,7 @@ def height_colors(xyz: NDArray[Any]) -> NDArray[np.uint8]:
     scaled = (above + 0.4) / (top + 0.4)
     # The ends of turbo are nearly black: leave them out on a dark background.
     tone = 0.08 + 0.87 * np.clip(scaled, 0.0, 1.0) ** 0.7
-    lookup = (_matplotlib("colormaps")["turbo"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
+    lookup = (_matplotlib().colormaps["turbo"](np.linspace(0, 1, 256))[:, :3] * 255).astype(np.uint8)
     colors[finite] = lookup[(tone * 255).astype(np.intp)]
     return colors
 
@@ -110,7 +111,7 @@ def save_feature_picture(
         else:
             camera = _chase_camera(size, ground)
             axes = _add_panel(figure, panels[name], _render(_chase_splats(points, camera, density), colors, size))
-            _add_ego(axes, *camera.project(_EGO_ARROW + [0.0, 0.0, ground])[:2])
+            _add_ego(axes, *camera.project(_EGO_ARROW + np.array([0.0, 0.0, ground]))[:2])
         _add_text(axes, 16, 16, caption, va="top", ha="left")
     if title:
         figure.text(0.5, 1 - 34 / _FIGURE_PX[1], title, color="#ffffff", fontsize=20, ha="center", va="center")
@@ -128,9 +129,7 @@ def _checked_points(xyz: NDArray[Any]) -> NDArray[np.float32]:
     return points.astype(np.float32)
 
 
-def _checked_colors(
-    features_rgb: NDArray[np.uint8], count: int, valid: NDArray[np.bool_] | None
-) -> NDArray[np.uint8]:
+def _checked_colors(features_rgb: NDArray[np.uint8], count: int, valid: NDArray[np.bool_] | None) -> NDArray[np.uint8]:
     rgb = np.asarray(features_rgb)
     if rgb.shape != (count, 3) or rgb.dtype != np.uint8:
         raise InputError(
@@ -203,9 +202,7 @@ def _chase_splats(points: NDArray[np.float32], camera: _ChaseCamera, scale: floa
     return _on_canvas(u, v, depth, radius, depth > 5.0, camera.size)  # nearer ones would fill the view
 
 
-def _bird_splats(
-    points: NDArray[np.float32], size: tuple[int, int], extent: float, scale: float
-) -> _Splats:
+def _bird_splats(points: NDArray[np.float32], size: tuple[int, int], extent: float, scale: float) -> _Splats:
     """From above, driving direction up; the higher point is drawn over the lower one."""
     width, height = size
     per_metre = min(width, height) / (2 * extent)
@@ -228,8 +225,8 @@ def _on_canvas(
 ) -> _Splats:
     inside = seen & (u > -4) & (u < size[0] + 4) & (v > -4) & (v < size[1] + 4)
     index = np.flatnonzero(inside)
-    columns = [np.asarray(column[index], dtype=np.float32) for column in (u, v, depth, radius)]
-    return _Splats(*columns, index=index)
+    u, v, depth, radius = (np.asarray(column[index], dtype=np.float32) for column in (u, v, depth, radius))
+    return _Splats(u, v, depth, radius, index)
 
 
 # -------------------------------------------------------------------------------------------------- rendering
@@ -297,7 +294,8 @@ def _eye_dome_shade(depth: NDArray[np.float32], reach: int) -> NDArray[np.float3
 # ------------------------------------------------------------------------------------------------- matplotlib
 
 
-def _matplotlib(module: str) -> Any:
+def _matplotlib() -> Any:
+    """The package with the parts used here. Never pyplot: its global state belongs to the user."""
     try:
         import matplotlib
         import matplotlib.backends.backend_agg
@@ -307,12 +305,7 @@ def _matplotlib(module: str) -> Any:
         raise MissingExtraError(
             'pictures need matplotlib, which is not installed: pip install "clever3d[view]"'
         ) from error
-    return {
-        "colormaps": matplotlib.colormaps,
-        "Figure": matplotlib.figure.Figure,
-        "withStroke": matplotlib.patheffects.withStroke,
-        "Canvas": matplotlib.backends.backend_agg.FigureCanvasAgg,
-    }[module]
+    return matplotlib
 
 
 def _layout() -> dict[str, tuple[int, int, int, int]]:
@@ -331,10 +324,14 @@ def _layout() -> dict[str, tuple[int, int, int, int]]:
 
 
 def _new_figure() -> Any:
-    figure = _matplotlib("Figure")(figsize=(_FIGURE_PX[0] / _DPI, _FIGURE_PX[1] / _DPI), dpi=_DPI)
-    _matplotlib("Canvas")(figure)
-    figure.patch.set_facecolor(tuple(channel / 255 * 0.6 for channel in _BACKGROUND))
+    figure = _matplotlib().figure.Figure(figsize=(_FIGURE_PX[0] / _DPI, _FIGURE_PX[1] / _DPI), dpi=_DPI)
+    _matplotlib().backends.backend_agg.FigureCanvasAgg(figure)
+    figure.patch.set_facecolor(_unit_rgb(_FRAME))
     return figure
+
+
+def _unit_rgb(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    return color[0] / 255, color[1] / 255, color[2] / 255
 
 
 def _add_panel(figure: Any, panel: tuple[int, int, int, int], image: NDArray[np.uint8]) -> Any:
@@ -368,5 +365,5 @@ def _add_ego(axes: Any, u: NDArray[Any], v: NDArray[Any]) -> None:
 
 
 def _add_text(axes: Any, x: float, y: float, text: str, **place: str) -> None:
-    outline = _matplotlib("withStroke")(linewidth=4, foreground=tuple(channel / 255 for channel in _BACKGROUND))
+    outline = _matplotlib().patheffects.withStroke(linewidth=4, foreground=_unit_rgb(_BACKGROUND))
     axes.text(x, y, text, color=_TEXT, fontsize=15, path_effects=[outline], **place)
