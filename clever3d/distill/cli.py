@@ -29,7 +29,7 @@ def main() -> None:
         sys.stderr.write("clever3d-train: interrupted; the last saved state is in the run's folder\n")
         sys.exit(130)
     if not complete:
-        sys.stderr.write(f"clever3d-train: stopped and saved; continue with the same command and --resume\n")
+        sys.stderr.write("clever3d-train: stopped and saved; continue with the same command and --resume\n")
         sys.exit(130)
 
 

@@ -25,7 +25,7 @@ class View:
     """Which points of a scan a camera sees. Occlusion is not tested (as ScaLR).
 
     Attributes:
-        rows: int64 ``[M]``, the points that fall into the image, at least ``MIN_DEPTH`` ahead.
+        rows: int64 ``[M]``, the points that fall into the image, more than ``MIN_DEPTH`` ahead.
         pixels: float64 ``[M, 2]``, (u, v) of these points.
         context: bool ``[N]``, points in front of the camera whose column is in the image or a little beyond, whatever
             their height: what a student needs around the paired points.

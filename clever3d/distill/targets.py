@@ -1,7 +1,9 @@
 """Statistics of the teacher's features over the training images, and the targets made with them.
 
 One vector, the mean feature, holds most of the energy of DINOv2's patch features: a student trained on plain cosine can
-score well by predicting that constant. Removing the mean from the targets removes that answer.
+score well by predicting that constant. Removing the mean from the targets removes that answer. The mean is taken for
+each data set by itself: sharpness, exposure and size of a camera's images shift all features of that camera, which no
+LiDAR can see and no student should have to guess.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ TargetTransform = Literal["center", "none", "standardize"]
 
 @dataclass(frozen=True)
 class TargetStats:
-    """Statistics of teacher features at paired points.
+    """Statistics of teacher features at paired points, S data sets, K clusters.
 
     Attributes:
-        mean: ``[C]``.
-        std: ``[C]``, per channel.
+        mean: ``[S, C]``, of each data set; the mean of all where a set has no training frame.
+        std: ``[C]``, per channel, of ``feature - mean``.
         length: mean norm of ``feature - mean``; gives a direction its scale back.
         direction: ``[C]`` mean of the normalised centred features: the best constant answer once the mean is gone.
         clusters: ``[K, C]`` unit vectors, k-means centres of the normalised centred features.
@@ -37,22 +39,25 @@ class TargetStats:
     shares: Tensor
 
     @classmethod
-    def from_features(cls, features: Tensor, *, clusters: int, seed: int) -> TargetStats:
-        """Statistics of ``[N, C]`` features."""
-        std, mean = torch.std_mean(features, dim=0, correction=0)
-        centred = features - mean
+    def from_features(cls, features: Tensor, sets: Tensor, *, num_sets: int, clusters: int, seed: int) -> TargetStats:
+        """Statistics of ``[N, C]`` features of data sets int64 ``[N]``."""
+        counts = torch.bincount(sets, minlength=num_sets).unsqueeze(1)  # [S, 1]
+        sums = features.new_zeros(num_sets, features.shape[1]).index_add_(0, sets, features)
+        mean = torch.where(counts > 0, sums / counts.clamp(min=1), features.mean(0))
+        centred = features - mean[sets]
         unit = F.normalize(centred, dim=1)
         centres, shares = _spherical_kmeans(unit, clusters, seed)
-        return cls(mean, std.clamp(min=1e-6), centred.norm(dim=1).mean(), unit.mean(0), centres, shares)
+        std = centred.square().mean(0).sqrt().clamp(min=1e-6)
+        return cls(mean, std, centred.norm(dim=1).mean(), unit.mean(0), centres, shares)
 
-    def transform(self, features: Tensor, kind: TargetTransform) -> Tensor:
-        """Training targets of teacher features ``[N, C]``."""
+    def transform(self, features: Tensor, data_set: int, kind: TargetTransform) -> Tensor:
+        """Training targets of teacher features ``[N, C]`` of one data set."""
         if kind == "none":
             return features
-        centred = features - self.mean
+        centred = features - self.mean[data_set]
         return centred / self.std if kind == "standardize" else centred
 
-    def restore(self, predicted: Tensor, kind: TargetTransform) -> Tensor:
+    def restore(self, predicted: Tensor, data_set: int, kind: TargetTransform) -> Tensor:
         """Predictions ``[N, C]`` of transformed targets, of any length, back in the teacher's space.
 
         A cosine loss leaves the length of a prediction open; the mean length of the centred features is taken.
@@ -60,16 +65,16 @@ class TargetStats:
         if kind == "none":
             return predicted
         centred = predicted * self.std if kind == "standardize" else predicted
-        return self.mean + F.normalize(centred, dim=1) * self.length
+        return self.mean[data_set] + F.normalize(centred, dim=1) * self.length
 
-    def weights(self, features: Tensor, power: float) -> Tensor:
-        """Sampling weights ``[N]`` that even out what the teacher distinguishes: ``share(cluster of feature) ** -power``.
+    def weights(self, features: Tensor, data_set: int, power: float) -> Tensor:
+        """Sampling weights ``[N]`` that even out what the teacher tells apart: ``share(cluster of feature) ** -power``.
 
         0 leaves the natural frequencies, 1 samples every cluster equally often. No labels are involved. Our choice.
         """
         if power == 0:
             return torch.ones(len(features))
-        cluster = ((features - self.mean) @ self.clusters.T).argmax(dim=1)
+        cluster = ((features - self.mean[data_set]) @ self.clusters.T).argmax(dim=1)
         return self.shares[cluster].clamp(min=1e-4) ** -power
 
 

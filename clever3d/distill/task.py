@@ -23,19 +23,41 @@ from clever3d.points import CheckedPoints, voxelize
 logger = logging.getLogger(__name__)
 
 
-def scene_weights(frames: Sequence[Frame], power: float) -> Tensor:
-    """Sampling weights ``[F]`` of frames such that a scene of n frames is drawn with weight ``n ** power``."""
-    sizes = Counter((frame.dataset, frame.scene) for frame in frames)
-    return torch.tensor([sizes[frame.dataset, frame.scene] ** (power - 1) for frame in frames], dtype=torch.float64)
+@dataclass(frozen=True)
+class Example:
+    """A frame and the number of the data set it comes from, as listed in ``--data.sets``."""
+
+    frame: Frame
+    data_set: int
+
+    @property
+    def name(self) -> str:
+        """What the patterns of ``--data.val`` and ``--data.exclude`` are matched with."""
+        return f"{self.frame.dataset}/{self.frame.id}"
+
+
+def scene_weights(examples: Sequence[Example], power: float) -> Tensor:
+    """Sampling weights ``[F]`` such that a scene of n frames is drawn with weight ``n ** power``."""
+    scenes = [(example.data_set, example.frame.scene) for example in examples]
+    sizes = Counter(scenes)
+    return torch.tensor([sizes[scene] ** (power - 1) for scene in scenes], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Checked scans with the paired rows of each and the teacher's features there."""
+    """Checked scans with the paired rows of each and the targets there."""
 
     scans: list[CheckedPoints]
     rows: list[Tensor]
     targets: Tensor  # [sum M, C]
+
+
+def _paired(scan: PairedScan, valid: Tensor, example: Example) -> Tensor:
+    """Which pairs lie on valid points: int64 indices into ``scan.rows``, at least one."""
+    alive = valid[scan.rows].nonzero().squeeze(1)
+    if not len(alive):
+        raise DataError(f"frame {example.name} has no paired point inside the student's range: use --data.exclude")
+    return alive
 
 
 class Distillation:
@@ -49,8 +71,8 @@ class Distillation:
         self,
         backbone: Backbone,
         head: nn.Module,
-        frames: Sequence[Frame],
-        val: Sequence[Frame],
+        train: Sequence[Example],
+        val: Sequence[Example],
         cache: FeatureCache,
         *,
         data: DataConfig,
@@ -59,10 +81,10 @@ class Distillation:
         seed: int,
     ) -> None:
         self.backbone, self.head = backbone, head
-        self.module = nn.ModuleDict({"backbone": backbone, "head": head})
-        self.frames, self.val, self.cache = frames, val, cache
+        self.module: nn.Module = nn.ModuleDict({"backbone": backbone, "head": head})
+        self.train, self.val, self.cache = train, val, cache
         self.data, self.augment, self.target, self.seed = data, augment, target, seed
-        self.frame_weights = scene_weights(frames, data.scene_power)
+        self.frame_weights = scene_weights(train, data.scene_power)
         self.stats = self._target_stats()
 
     def _generator(self, stream: int, step: int) -> torch.Generator:
@@ -72,31 +94,39 @@ class Distillation:
         """Statistics over pairs drawn as in training."""
         generator = self._generator(0, 0)
         picks = torch.multinomial(self.frame_weights, draws, replacement=True, generator=generator).tolist()
-        features = []
+        features, sets = [], []
         for index, count in sorted(Counter(picks).items()):
-            targets = pair(self.frames[index], self.cache).targets
+            example = self.train[index]
+            targets = pair(example.frame, self.cache).targets
             chosen = torch.randperm(len(targets), generator=generator)[: count * points]
             features.append(targets[chosen])
-        return TargetStats.from_features(torch.cat(features), clusters=clusters, seed=self.seed)
+            sets.append(torch.full((len(chosen),), example.data_set))
+        num_sets = 1 + max(example.data_set for example in (*self.train, *self.val))
+        return TargetStats.from_features(
+            torch.cat(features), torch.cat(sets), num_sets=num_sets, clusters=clusters, seed=self.seed
+        )
 
-    def _augmented(self, scan: PairedScan, generator: torch.Generator) -> tuple[CheckedPoints, Tensor, Tensor]:
-        """One scan as the student sees it, the rows of its drawn pairs, and their teacher features."""
+    def _augmented(self, example: Example, generator: torch.Generator) -> tuple[CheckedPoints, Tensor, Tensor]:
+        """One scan as the student sees it, the rows of its drawn pairs, and the targets there."""
+        scan = pair(example.frame, self.cache)
         xyz = transform(scan.xyz, self.augment, generator)
         kept = keep_mask(scan.xyz, self.augment, generator)
         intensity = change_intensity(scan.intensity, self.augment, generator)
-        valid = kept & self.backbone.input_spec.contains(xyz)
-        alive = valid[scan.rows].nonzero().squeeze(1)
-        if not len(alive):
-            alive, valid = torch.arange(len(scan.rows)), self.backbone.input_spec.contains(xyz)
-        weights = self.stats.weights(scan.targets[alive], self.data.balance)
+        inside = self.backbone.input_spec.contains(xyz)
+        valid = kept & inside
+        if not bool(valid[scan.rows].any()):
+            valid = inside  # better the whole scan than none of its pairs
+        alive = _paired(scan, valid, example)
+        weights = self.stats.weights(scan.targets[alive], example.data_set, self.data.balance)
         count = min(self.data.pairs, len(alive))
         drawn = alive[torch.multinomial(weights, count, generator=generator)]
-        return CheckedPoints(xyz, intensity, valid), scan.rows[drawn], scan.targets[drawn]
+        targets = self.stats.transform(scan.targets[drawn], example.data_set, self.target)
+        return CheckedPoints(xyz, intensity, valid), scan.rows[drawn], targets
 
     def _draw(self, step: int) -> Batch:
         generator = self._generator(1, step)
         picks = torch.multinomial(self.frame_weights, self.data.batch, replacement=True, generator=generator).tolist()
-        parts = [self._augmented(pair(self.frames[index], self.cache), generator) for index in picks]
+        parts = [self._augmented(self.train[index], generator) for index in picks]
         return Batch([p[0] for p in parts], [p[1] for p in parts], torch.cat([p[2] for p in parts]))
 
     def _predict(self, batch: Batch) -> Tensor:
@@ -109,10 +139,9 @@ class Distillation:
         return predicted
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Loss of one step over ``batch`` scans, and the number of voxels."""
+        """Loss of one step over ``batch`` scans."""
         batch = self._draw(step)
-        targets = self.stats.transform(batch.targets, self.target).to(self.backbone.device)
-        return similarity_loss(self._predict(batch), targets), {}
+        return similarity_loss(self._predict(batch), batch.targets.to(self.backbone.device)), {}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -123,27 +152,23 @@ class Distillation:
         if not self.val:
             return {}
         self.module.eval()
-        sums: Counter[str] = Counter()
-        for frame in self.val:
-            for name, value in self._validate_frame(frame).items():
-                sums[name] += value / len(self.val)
-        return dict(sums)
+        means: dict[str, float] = {}
+        for example in self.val:
+            for name, value in self._validate_example(example).items():
+                means[name] = means.get(name, 0.0) + value / len(self.val)
+        return means
 
-    def _validate_frame(self, frame: Frame) -> dict[str, float]:
-        scan = pair(frame, self.cache)
+    def _validate_example(self, example: Example) -> dict[str, float]:
+        scan = pair(example.frame, self.cache)
         inside = self.backbone.input_spec.contains(scan.xyz)
-        alive = inside[scan.rows].nonzero().squeeze(1)
-        if not len(alive):
-            raise DataError(
-                f"validation frame {frame.dataset}/{frame.id} has no paired point inside the student's range"
-            )
+        alive = _paired(scan, inside, example)
         target = scan.targets[alive]  # [M, C]
         batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], target)
         predicted = self._predict(batch).float().cpu()
-        restored = self.stats.restore(predicted, self.target)
-        mean = self.stats.mean
+        restored = self.stats.restore(predicted, example.data_set, self.target)
+        mean = self.stats.mean[example.data_set]
         return {
-            "loss": float(similarity_loss(predicted, self.stats.transform(target, self.target))),
+            "loss": float(similarity_loss(predicted, self.stats.transform(target, example.data_set, self.target))),
             "cosine": float(cosine(restored, target)),
             "constant_cosine": float(cosine(mean.expand_as(target), target)),
             "centred_cosine": float(cosine(restored - mean, target - mean)),

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from clever3d._version import __version__
 from clever3d.backbones import ARCHITECTURES, create_backbone
-from clever3d.datasets import Frame, open_dataset
+from clever3d.datasets import open_dataset
 from clever3d.distill.config import TrainConfig
 from clever3d.distill.feature_cache import FeatureCache
 from clever3d.distill.head import projection_head
-from clever3d.distill.task import Distillation
+from clever3d.distill.task import Distillation, Example
 from clever3d.distill.teachers import Teacher
 from clever3d.errors import DataError, InputError
 from clever3d.points import InputSpec
@@ -32,35 +32,35 @@ from clever3d.zoo import save_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def split_frames(config: TrainConfig) -> tuple[list[Frame], list[Frame]]:
-    """Training and validation frames.
+def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    """Training and validation frames; a frame that is excluded is in neither.
 
     Raises:
         InputError: no data sets, or a pattern that matches no frame; DataError: nothing left to train on.
     """
     if not config.data.sets:
         raise InputError("no data: give at least one data set, e.g. --data.sets kitti:/data/kitti")
-    frames = [frame for spec in config.data.sets for frame in open_dataset(spec)]
+    examples = [Example(frame, n) for n, spec in enumerate(config.data.sets) for frame in open_dataset(spec)]
     unused = {*config.data.val, *config.data.exclude}
-    train, val = [], []
-    for frame in frames:
-        name = f"{frame.dataset}/{frame.id}"
-        hits = {p for p in (*config.data.val, *config.data.exclude) if fnmatch(name, p)}
+    train: list[Example] = []
+    val: list[Example] = []
+    for example in examples:
+        hits = {p for p in (*config.data.val, *config.data.exclude) if fnmatch(example.name, p)}
         unused -= hits
         if hits & set(config.data.exclude):
             continue
-        (val if hits else train).append(frame)
+        (val if hits else train).append(example)
     if unused:
-        example = f"{frames[0].dataset}/{frames[0].id}" if frames else "kitti/000007"
-        raise InputError(f"patterns {sorted(unused)} match no frame; frames are named like {example!r}")
+        name = examples[0].name if examples else "kitti/000007"
+        raise InputError(f"patterns {sorted(unused)} match no frame; frames are named like {name!r}")
     if not train:
-        raise DataError(f"no frames to train on: {len(frames)} found, {len(val)} of them kept for validation")
+        raise DataError(f"no frames to train on: {len(examples)} found, {len(val)} of them kept for validation")
     return train, val
 
 
-def fill_cache(frames: Sequence[Frame], cache: FeatureCache) -> None:
+def fill_cache(examples: Sequence[Example], cache: FeatureCache) -> None:
     """Runs the teacher once over every image."""
-    images = [camera.image_path for frame in frames for camera in frame.cameras]
+    images = [camera.image_path for example in examples for camera in example.frame.cameras]
     for image in tqdm(images, desc="teacher", unit="image", disable=not sys.stderr.isatty()):
         cache.get(image)
 
@@ -80,9 +80,10 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[str, Any]:
-    """What must not change between the parts of a run; files may move, frames and options may not."""
+    """What must not change between the parts of a run. Files may move and ``--loop.steps`` may be raised or lowered
+    (the schedule then follows the new length); frames and other options may not change."""
     values = _plain(config)
-    loop = {k: v for k, v in values["loop"].items() if not k.endswith("_every")}
+    loop = {k: v for k, v in values["loop"].items() if k != "steps" and not k.endswith("_every")}
     student = {**values["student"], "loop": loop, "augment": values["augment"]}
     data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "balance")}
     return {
@@ -95,9 +96,9 @@ def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[s
     }
 
 
-def _record(config: TrainConfig, train: Sequence[Frame], spec: InputSpec) -> dict[str, Any]:
+def _record(config: TrainConfig, train: Sequence[Example]) -> dict[str, Any]:
     """What the checkpoint says of itself. Paths are left out: they say where, not what."""
-    scenes = sorted({f"{frame.dataset}/{frame.scene}" for frame in train})
+    scenes = sorted({f"{example.frame.dataset}/{example.frame.scene}" for example in train})
     values = _plain(config)
     for key in ("out", "resume", "device", "threads"):
         values.pop(key)
@@ -138,19 +139,29 @@ def train(config: TrainConfig) -> bool:
     fill_cache([*frames, *val], cache)
 
     torch.manual_seed(config.seed)
-    spec = InputSpec(voxel_size=config.student.voxel, trained_sensors=tuple(sorted({f.dataset for f in frames})))
+    spec = InputSpec(
+        voxel_size=config.student.voxel, trained_sensors=tuple(sorted({example.frame.dataset for example in frames}))
+    )
     backbone = create_backbone(config.student.architecture, input_spec=spec, width=config.student.width).to(device)
     head = projection_head(
         backbone.feature_dim, teacher.dim, layers=config.student.head_layers, hidden=config.student.head_width
     ).to(device)
     task = Distillation(
-        backbone, head, frames, val, cache, data=config.data, augment=config.augment, target=config.target, seed=config.seed
-    )  # fmt: skip
+        backbone,
+        head,
+        frames,
+        val,
+        cache,
+        data=config.data,
+        augment=config.augment,
+        target=config.target,
+        seed=config.seed,
+    )
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
-    names = [f"{f.dataset}/{f.id}" for f in frames]
+    names = [example.name for example in frames]
     complete = run(task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names))
-    _write_student(task, config, _record(config, frames, spec))
+    _write_student(task, config, _record(config, frames))
     return complete
 
 

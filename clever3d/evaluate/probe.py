@@ -67,5 +67,5 @@ def fit_linear_probe(
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return LinearProbe(mean, std, weight.detach(), bias.detach())

@@ -69,7 +69,9 @@ class KernelMap:
     @cached_property
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
         """``(in_rows, out_rows)`` of each offset."""
-        return list(zip(torch.split(self.in_rows, self.sizes), torch.split(self.out_rows, self.sizes), strict=True))
+        return list(
+            zip(torch.split(self.in_rows, list(self.sizes)), torch.split(self.out_rows, list(self.sizes)), strict=True)
+        )
 
     @cached_property
     def identity(self) -> int | None:
