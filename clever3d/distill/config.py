@@ -27,6 +27,10 @@ class DataConfig:
     """Scans per step."""
     pairs: int = 4096
     """Point-pixel pairs per scan that enter the loss."""
+    below: float = 0.0
+    """Points under the image by at most this share of its height take the features of its lower edge. Cameras that look
+    level never see the ground next to the car; without a target its features are arbitrary. 0.5 suits KITTI; leave it
+    at 0 where the car itself fills the lower edge (our choice)."""
     balance: float = 0.5
     """Pairs are drawn with weight share(cluster) ** -balance, clusters of teacher features: rare things count more."""
 
@@ -59,6 +63,8 @@ class StudentConfig:
     """Multiplies all channels."""
     voxel: float = 0.1
     """Edge of a voxel, metres."""
+    ground: float = -1.73
+    """z of the ground below the sensor, metres (KITTI -1.73, nuScenes -1.84)."""
     head_layers: int = 3
     """Linear layers of the projection head; 1 is a linear head."""
     head_width: int = 2048

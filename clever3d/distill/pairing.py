@@ -38,8 +38,11 @@ class View:
     image_size: tuple[int, int]
 
 
-def view(xyz: np.ndarray, camera: Camera) -> View:
+def view(xyz: np.ndarray, camera: Camera, *, below: float = 0.0) -> View:
     """Projects points ``[N, 3]`` into a camera's image.
+
+    Args:
+        below: points that fall under the image by at most this share of its height count as seen at its lower edge.
 
     Raises:
         DataError: the image cannot be opened.
@@ -51,7 +54,8 @@ def view(xyz: np.ndarray, camera: Camera) -> View:
         raise DataError(f"the image {camera.image_path} cannot be opened ({error})") from error
     pixels, depth = camera.project(xyz)
     u, v = pixels[:, 0], pixels[:, 1]
-    seen = (depth > MIN_DEPTH) & (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < height - 0.5)
+    lowest = (1 + below) * height - 0.5
+    seen = (depth > MIN_DEPTH) & (u >= -0.5) & (u < width - 0.5) & (v >= -0.5) & (v < lowest)
     margin = CONTEXT * width
     context = (depth > 0) & (u >= -margin) & (u < width + margin)
     rows = np.flatnonzero(seen)
@@ -75,8 +79,8 @@ class PairedScan:
     targets: Tensor
 
 
-def pair(frame: Frame, cache: FeatureCache) -> PairedScan:
-    """Pairs all cameras of a frame with its points.
+def pair(frame: Frame, cache: FeatureCache, *, below: float = 0.0) -> PairedScan:
+    """Pairs all cameras of a frame with its points; ``below`` as in :func:`view`.
 
     Raises:
         DataError: unreadable points or images, or a calibration that puts no point into any image.
@@ -84,7 +88,7 @@ def pair(frame: Frame, cache: FeatureCache) -> PairedScan:
     cloud = frame.points()
     finite = np.isfinite(cloud.xyz).all(axis=1)
     xyz = cloud.xyz[finite]
-    views = [view(xyz, camera) for camera in frame.cameras]
+    views = [view(xyz, camera, below=below) for camera in frame.cameras]
     if not sum(len(v.rows) for v in views):
         raise DataError(
             f"{frame.points_path}: no point falls into any image of frame {frame.id}; "

@@ -52,12 +52,62 @@ class Batch:
     targets: Tensor  # [sum M, C]
 
 
+def _crowd(xyz: Tensor, voxel_size: float) -> Tensor:
+    """How many of the points ``[N, 3]`` share each one's voxel: divided by it, every voxel counts once."""
+    grid = torch.floor(xyz.double() / voxel_size).long()
+    _, voxel, counts = torch.unique(grid, dim=0, return_inverse=True, return_counts=True)
+    return counts[voxel]
+
+
 def _paired(scan: PairedScan, valid: Tensor, example: Example) -> Tensor:
     """Which pairs lie on valid points: int64 indices into ``scan.rows``, at least one."""
     alive = valid[scan.rows].nonzero().squeeze(1)
     if not len(alive):
         raise DataError(f"frame {example.name} has no paired point inside the student's range: use --data.exclude")
     return alive
+
+
+def predict(backbone: Backbone, head: nn.Module, batch: Batch) -> Tensor:
+    """The head's output ``[sum M, C]`` at the batch's pairs."""
+    device = backbone.device
+    voxels = voxelize([scan.to(device) for scan in batch.scans], backbone.input_spec)
+    rows = [where[index.to(device)] for where, index in zip(voxels.point_to_voxel, batch.rows, strict=True)]
+    finest = backbone(voxels.tensor)[-1].feats  # [V, D]
+    predicted: Tensor = head(finest.index_select(0, torch.cat(rows)))
+    return predicted
+
+
+@torch.no_grad()
+def compare(
+    backbone: Backbone,
+    head: nn.Module,
+    stats: TargetStats,
+    example: Example,
+    cache: FeatureCache,
+    target: TargetTransform,
+) -> dict[str, float]:
+    """Cosines of a student in eval mode on one whole frame, beside those of the best constant answers.
+
+    ``cosine`` is taken in the teacher's space, ``centred_cosine`` after removing the data set's mean from both.
+
+    Raises:
+        DataError: no paired point lies inside the student's range.
+    """
+    scan = pair(example.frame, cache)
+    inside = backbone.input_spec.contains(scan.xyz)
+    alive = _paired(scan, inside, example)
+    truth = scan.targets[alive]  # [M, C]
+    batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], truth)
+    predicted = predict(backbone, head, batch).float().cpu()
+    restored = stats.restore(predicted, example.data_set, target)
+    mean = stats.mean[example.data_set]
+    return {
+        "loss": float(similarity_loss(predicted, stats.transform(truth, example.data_set, target))),
+        "cosine": float(cosine(restored, truth)),
+        "constant_cosine": float(cosine(mean.expand_as(truth), truth)),
+        "centred_cosine": float(cosine(restored - mean, truth - mean)),
+        "constant_centred_cosine": float(cosine(stats.direction.expand_as(truth), truth - mean)),
+    }
 
 
 class Distillation:
@@ -108,7 +158,7 @@ class Distillation:
 
     def _augmented(self, example: Example, generator: torch.Generator) -> tuple[CheckedPoints, Tensor, Tensor]:
         """One scan as the student sees it, the rows of its drawn pairs, and the targets there."""
-        scan = pair(example.frame, self.cache)
+        scan = pair(example.frame, self.cache, below=self.data.below)
         xyz = transform(scan.xyz, self.augment, generator)
         kept = keep_mask(scan.xyz, self.augment, generator)
         intensity = change_intensity(scan.intensity, self.augment, generator)
@@ -118,6 +168,7 @@ class Distillation:
             valid = inside  # better the whole scan than none of its pairs
         alive = _paired(scan, valid, example)
         weights = self.stats.weights(scan.targets[alive], example.data_set, self.data.balance)
+        weights = weights / _crowd(xyz[scan.rows[alive]], self.backbone.input_spec.voxel_size)
         count = min(self.data.pairs, len(alive))
         drawn = alive[torch.multinomial(weights, count, generator=generator)]
         targets = self.stats.transform(scan.targets[drawn], example.data_set, self.target)
@@ -129,48 +180,20 @@ class Distillation:
         parts = [self._augmented(self.train[index], generator) for index in picks]
         return Batch([p[0] for p in parts], [p[1] for p in parts], torch.cat([p[2] for p in parts]))
 
-    def _predict(self, batch: Batch) -> Tensor:
-        """The head's output ``[sum M, C]`` at the batch's pairs."""
-        device = self.backbone.device
-        voxels = voxelize([scan.to(device) for scan in batch.scans], self.backbone.input_spec)
-        rows = [where[index.to(device)] for where, index in zip(voxels.point_to_voxel, batch.rows, strict=True)]
-        finest = self.backbone(voxels.tensor)[-1].feats  # [V, D]
-        predicted: Tensor = self.head(finest.index_select(0, torch.cat(rows)))
-        return predicted
-
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Loss of one step over ``batch`` scans."""
         batch = self._draw(step)
-        return similarity_loss(self._predict(batch), batch.targets.to(self.backbone.device)), {}
+        return similarity_loss(predict(self.backbone, self.head, batch), batch.targets.to(self.backbone.device)), {}
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Cosines on the validation frames, whole and unaugmented, beside those of the best constant answers.
-
-        ``cosine`` is taken in the teacher's space, ``centred_cosine`` after removing the training mean from both.
-        """
+        """Means of :func:`compare` over the validation frames."""
         if not self.val:
             return {}
         self.module.eval()
         means: dict[str, float] = {}
         for example in self.val:
-            for name, value in self._validate_example(example).items():
+            figures = compare(self.backbone, self.head, self.stats, example, self.cache, self.target)
+            for name, value in figures.items():
                 means[name] = means.get(name, 0.0) + value / len(self.val)
         return means
-
-    def _validate_example(self, example: Example) -> dict[str, float]:
-        scan = pair(example.frame, self.cache)
-        inside = self.backbone.input_spec.contains(scan.xyz)
-        alive = _paired(scan, inside, example)
-        target = scan.targets[alive]  # [M, C]
-        batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], target)
-        predicted = self._predict(batch).float().cpu()
-        restored = self.stats.restore(predicted, example.data_set, self.target)
-        mean = self.stats.mean[example.data_set]
-        return {
-            "loss": float(similarity_loss(predicted, self.stats.transform(target, example.data_set, self.target))),
-            "cosine": float(cosine(restored, target)),
-            "constant_cosine": float(cosine(mean.expand_as(target), target)),
-            "centred_cosine": float(cosine(restored - mean, target - mean)),
-            "constant_centred_cosine": float(cosine(self.stats.direction.expand_as(target), target - mean)),
-        }

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import nn
 from tqdm import tqdm
 
 from clever3d._version import __version__
@@ -22,11 +24,13 @@ from clever3d.datasets import open_dataset
 from clever3d.distill.config import TrainConfig
 from clever3d.distill.feature_cache import FeatureCache
 from clever3d.distill.head import projection_head
+from clever3d.distill.targets import TargetStats, TargetTransform
 from clever3d.distill.task import Distillation, Example
 from clever3d.distill.teachers import Teacher
-from clever3d.errors import DataError, InputError
+from clever3d.errors import CheckpointError, DataError, InputError
+from clever3d.io import atomic_path
 from clever3d.points import InputSpec
-from clever3d.training import run
+from clever3d.training import STATE_FILE, run
 from clever3d.zoo import save_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -63,6 +67,18 @@ def fill_cache(examples: Sequence[Example], cache: FeatureCache) -> None:
     images = [camera.image_path for example in examples for camera in example.frame.cameras]
     for image in tqdm(images, desc="teacher", unit="image", disable=not sys.stderr.isatty()):
         cache.get(image)
+
+
+def _check_folder(config: TrainConfig) -> None:
+    """A resumed run needs its state, a new one a folder of its own."""
+    saved = (config.out / STATE_FILE).is_file()
+    if config.resume and not saved:
+        raise CheckpointError(f"there is no training state in {config.out}: start without --resume, or check --out")
+    if config.out.exists() and not config.out.is_dir():
+        raise InputError(f"{config.out} is a file: choose another --out")
+    if not config.resume and config.out.is_dir() and any(config.out.iterdir()):
+        remedy = "add --resume to continue that run" if saved else "it holds no state to resume, so empty it"
+        raise InputError(f"{config.out} is not empty: {remedy}, or choose another --out")
 
 
 def _device(name: str) -> torch.device:
@@ -126,8 +142,7 @@ def train(config: TrainConfig) -> bool:
     """
     if config.student.architecture not in ARCHITECTURES:
         create_backbone(config.student.architecture)  # raises with the nearest name
-    if config.out.exists() and any(config.out.iterdir()) and not config.resume:
-        raise InputError(f"{config.out} is not empty: add --resume to continue that run, or choose another --out")
+    _check_folder(config)
     if config.threads:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
@@ -158,18 +173,42 @@ def train(config: TrainConfig) -> bool:
         seed=config.seed,
     )
     config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+    options_path, options_text = config.out / "config.json", json.dumps(_plain(config), indent=2) + "\n"
+    if not config.resume:
+        options_path.write_text(options_text)
     names = [example.name for example in frames]
     complete = run(task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names))
+    if config.resume:  # only now is it known that the state belongs to these options
+        options_path.write_text(options_text)
     _write_student(task, config, _record(config, frames))
     return complete
 
 
-def _write_student(task: Distillation, config: TrainConfig, record: dict[str, Any]) -> Path:
+def _write_student(task: Distillation, config: TrainConfig, record: dict[str, Any]) -> None:
     path = config.out / "student.safetensors"
     save_checkpoint(task.backbone, path, record=record)
     stats = {f"stats.{field.name}": getattr(task.stats, field.name) for field in dataclasses.fields(task.stats)}
     head = {f"head.{key}": value for key, value in task.head.state_dict().items()}
-    save_file({k: v.detach().cpu().contiguous() for k, v in {**stats, **head}.items()}, config.out / "head.safetensors")
+    plain = {key: value.detach().cpu().contiguous() for key, value in {**stats, **head}.items()}
+    with atomic_path(config.out / "head.safetensors") as temporary:
+        temporary.write_bytes(save(plain))
     logger.info("student written to %s", path)
-    return path
+
+
+def load_head(run_folder: Path) -> tuple[nn.Module, TargetStats, TargetTransform]:
+    """Projection head, target statistics and target transform of a run, to compare its student with the teacher.
+
+    Raises:
+        CheckpointError: the folder holds no finished or interrupted run.
+    """
+    try:
+        config = json.loads((run_folder / "config.json").read_text())
+        tensors = load((run_folder / "head.safetensors").read_bytes())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{run_folder} holds no run of clever3d-train ({error})") from error
+    stats = TargetStats(**{f.name: tensors[f"stats.{f.name}"] for f in dataclasses.fields(TargetStats)})
+    weights = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
+    shapes = [value.shape for value in weights.values() if value.ndim == 2]
+    head = projection_head(shapes[0][1], shapes[-1][0], layers=len(shapes), hidden=config["student"]["head_width"])
+    head.load_state_dict(weights)
+    return head.eval(), stats, config["target"]

@@ -25,15 +25,16 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
     counted = target != IGNORE
     predicted, target = predicted[counted].long(), target[counted].long()
     for name, values in (("predicted", predicted), ("target", target)):
-        if len(values) and not (0 <= int(values.min()) and int(values.max()) < num_classes):
-            raise InputError(
-                f"{name} classes span {int(values.min())}..{int(values.max())}, expected 0..{num_classes - 1}"
-            )
+        if not len(values):
+            continue
+        low, high = int(values.min()), int(values.max())
+        if low < 0 or high >= num_classes:
+            raise InputError(f"{name} classes span {low}..{high}, expected 0..{num_classes - 1}")
     return torch.bincount(target * num_classes + predicted, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def intersection_over_union(confusion: Tensor) -> Tensor:
-    """IoU of each class, ``TP / (TP + FP + FN)``, float64 ``[num_classes]``; NaN where a class does not occur at all."""
+    """IoU of each class, ``TP / (TP + FP + FN)``, float64 ``[num_classes]``; NaN where a class never occurs."""
     hits = confusion.diagonal().double()
     union = confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
     return hits / union.double()

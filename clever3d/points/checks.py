@@ -51,7 +51,7 @@ def _to_tensor(values: Any, what: str, device: torch.device) -> Tensor:
 
 
 def _warn(message: str) -> None:
-    warnings.warn(message, InputWarning, stacklevel=4)
+    warnings.warn(message, InputWarning, stacklevel=6)  # the caller of extract
 
 
 def _check_intensity(intensity: Tensor, valid: Tensor) -> Tensor:

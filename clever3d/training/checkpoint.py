@@ -12,6 +12,11 @@ import torch
 
 from clever3d.errors import CheckpointError
 
+#: Name of the state in a run's folder.
+STATE_FILE = "state.pt"
+#: What torch's unpickler raises besides its own errors, depending on which byte of a file is wrong.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError)
+
 
 def save_state(state: dict[str, Any], path: Path) -> None:
     """Writes a dictionary of tensors and plain values so that ``path`` is always the old file or the new one, whole.
@@ -46,8 +51,10 @@ def load_state(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"there is no training state at {path}: start without --resume, or check --out")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, *_DAMAGE) as error:
         raise CheckpointError(
             f"{path} is not a readable training state ({error}): delete it and start again"
         ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is not a training state but a {type(state).__name__}: check --out")
     return state

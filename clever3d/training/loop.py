@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import reprlib
 import signal
 import sys
 import threading
@@ -20,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from clever3d.errors import CheckpointError, Clever3dError
-from clever3d.training.checkpoint import load_state, save_state
+from clever3d.errors import CheckpointError, Clever3dError, InputError
+from clever3d.training.checkpoint import STATE_FILE, load_state, save_state
 from clever3d.training.schedule import warmup_cosine
 
 logger = logging.getLogger(__name__)
@@ -103,11 +105,24 @@ class _Log:
                         kept.append(line + "\n")
                 except (json.JSONDecodeError, KeyError):
                     continue  # the line that was being written when the run died
-        path.write_text("".join(kept))
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        with self._explained():
+            temporary.write_text("".join(kept))
+            temporary.replace(path)
 
     def write(self, record: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with self._explained(), self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"the log {self.path} could not be written ({error}); the last saved state is intact. "
+                "Free some space or fix the folder's permissions, then start the same command with --resume"
+            ) from error
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -119,13 +134,21 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
+def _differences(then: Any, now: Any, name: str = "") -> list[str]:
+    """Where nested dictionaries differ, one ``name.of.option: then, now`` each; long values are shortened."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        prefix = f"{name}." if name else ""
+        keys = sorted(then.keys() | now.keys())
+        return [line for key in keys for line in _differences(then.get(key), now.get(key), f"{prefix}{key}")]
+    return [] if then == now else [f"{name}: {reprlib.repr(then)} then, {reprlib.repr(now)} now"]
+
+
 def _restore(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, identity: dict[str, Any]) -> int:
     state = load_state(path)
+    if missing := {"step", "module", "optimizer", "identity"} - state.keys():
+        raise CheckpointError(f"{path} is not the state of a run (it has no {', '.join(sorted(missing))}): check --out")
     if state["identity"] != identity:
-        changed = sorted(
-            k for k in identity.keys() | state["identity"].keys() if state["identity"].get(k) != identity.get(k)
-        )
-        details = "; ".join(f"{k}: {state['identity'].get(k)!r} then, {identity.get(k)!r} now" for k in changed)
+        details = "; ".join(_differences(state["identity"], identity))
         raise CheckpointError(f"{path} belongs to another configuration ({details}): use it again, or another --out")
     module.load_state_dict(state["module"])
     optimizer.load_state_dict(state["optimizer"])
@@ -145,10 +168,14 @@ def run(task: Task, config: LoopConfig, folder: Path, *, resume: bool, identity:
         True when all steps are made, False when a signal stopped the run (its state is saved).
 
     Raises:
-        Clever3dError: the loss became NaN or infinite; CheckpointError: state that cannot be read or written.
+        Clever3dError: loss or gradient became NaN or infinite; InputError: a length or an interval below 1;
+            CheckpointError: state or log that cannot be read or written.
     """
+    for name in ("steps", "save_every", "validate_every"):
+        if getattr(config, name) < 1:
+            raise InputError(f"--loop.{name.replace('_', '-')} {getattr(config, name)}: at least 1 is needed")
     optimizer = torch.optim.AdamW(_parameter_groups(task.module, config.weight_decay), lr=config.lr)
-    state_path = folder / "state.pt"
+    state_path = folder / STATE_FILE
     first = _restore(state_path, task.module, optimizer, identity) if resume else 0
     log = _Log(folder / "log.jsonl", first)
 
@@ -190,11 +217,17 @@ def _step(task: Task, optimizer: torch.optim.Optimizer, config: LoopConfig, step
     loss, figures = task.loss(step)
     value = float(loss.detach())
     if not math.isfinite(value):
-        raise Clever3dError(
-            f"the loss became {value} at step {step}: resume from the last checkpoint with a lower --loop.lr"
-        )
+        raise _diverged("loss", value, step)
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(task.module.parameters(), config.clip)
+    norm = float(nn.utils.clip_grad_norm_(task.module.parameters(), config.clip))
+    if not math.isfinite(norm):  # a step would put NaN into the parameters, and the next save into the state
+        raise _diverged("gradient's norm", norm, step)
     optimizer.step()
-    return {"loss": value, "lr": lr, "grad_norm": float(norm), **figures}
+    return {"loss": value, "lr": lr, "grad_norm": norm, **figures}
+
+
+def _diverged(what: str, value: float, step: int) -> Clever3dError:
+    return Clever3dError(
+        f"the {what} became {value} at step {step}; resuming would repeat it: start another run with a lower --loop.lr"
+    )
