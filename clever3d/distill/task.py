@@ -56,7 +56,8 @@ def _crowd(xyz: Tensor, voxel_size: float) -> Tensor:
     """How many of the points ``[N, 3]`` share each one's voxel: divided by it, every voxel counts once."""
     grid = torch.floor(xyz.double() / voxel_size).long()
     _, voxel, counts = torch.unique(grid, dim=0, return_inverse=True, return_counts=True)
-    return counts[voxel]
+    crowd: Tensor = counts[voxel]
+    return crowd
 
 
 def _paired(scan: PairedScan, valid: Tensor, example: Example) -> Tensor:

@@ -101,7 +101,7 @@ def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[s
     values = _plain(config)
     loop = {k: v for k, v in values["loop"].items() if k != "steps" and not k.endswith("_every")}
     student = {**values["student"], "loop": loop, "augment": values["augment"]}
-    data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "balance")}
+    data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "below", "balance")}
     return {
         "teacher": teacher.fingerprint,
         "target": config.target,
@@ -155,7 +155,9 @@ def train(config: TrainConfig) -> bool:
 
     torch.manual_seed(config.seed)
     spec = InputSpec(
-        voxel_size=config.student.voxel, trained_sensors=tuple(sorted({example.frame.dataset for example in frames}))
+        voxel_size=config.student.voxel,
+        ground_height=config.student.ground,
+        trained_sensors=tuple(sorted({example.frame.dataset for example in frames})),
     )
     backbone = create_backbone(config.student.architecture, input_spec=spec, width=config.student.width).to(device)
     head = projection_head(
