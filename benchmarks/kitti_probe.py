@@ -26,7 +26,7 @@ from clever3d.backbones import Backbone, create_backbone
 from clever3d.datasets import open_dataset
 from clever3d.distill.feature_cache import FeatureCache
 from clever3d.distill.pairing import View, view
-from clever3d.distill.task import Example, compare
+from clever3d.distill.task import Example, compare, mean_centred_cosine
 from clever3d.distill.teachers import Teacher, sample_grid
 from clever3d.distill.train import load_head
 from clever3d.evaluate.metrics import IGNORE, accuracy, confusion_matrix, intersection_over_union, mean_iou
@@ -138,7 +138,9 @@ def main() -> None:
         print(f"{name:32s} {result['mIoU']:.3f}  {result['accuracy']:.3f}  {ious}", flush=True)
     if options.run:
         head, stats, target = load_head(options.run)
-        cosines = [compare(student, head, stats, examples[n], cache, target) for n in TEST]
+        seen = [examples[n] for n in TRAIN]
+        gain = mean_centred_cosine(student, head, stats, seen, cache, target)
+        cosines = [compare(student, head, stats, examples[n], cache, target, gain) for n in TEST]
         report["cosine"] = {key: float(np.mean([c[key] for c in cosines])) for key in cosines[0]}
         print("cosines on the test frames:", ", ".join(f"{k} {v:.3f}" for k, v in report["cosine"].items()))  # type: ignore[attr-defined]
     options.output.write_text(json.dumps(report, indent=2) + "\n")

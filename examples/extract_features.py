@@ -10,7 +10,7 @@ cloud = clever3d.read_points(sys.argv[1]) if len(sys.argv) > 1 else street_scan(
 
 backbone = clever3d.load_backbone("minkunet-dinov2-s")  # its weights are part of the package
 points = backbone.extract(cloud.xyz, cloud.intensity)  # [N, 3] metres, [N] in [0, 1] or None
-colors = clever3d.pca_colors(points.features, points.valid)  # similar features, similar colours
+colors = clever3d.pca_colors(points.features, points.valid, xyz=cloud.xyz)  # similar features, similar colours
 
 print(f"{int(points.valid.sum()):,} of {len(points):,} points have a feature of {backbone.feature_dim} numbers")
 print(f"the first point: {points.features[0, :4].tolist()} ..., shown as RGB {colors[0].tolist()}")

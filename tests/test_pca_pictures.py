@@ -35,13 +35,18 @@ def cloud(count: int = 4000, seed: int = 0) -> np.ndarray:
     return xyz.astype(np.float32)
 
 
+def directions(features: np.ndarray) -> np.ndarray:
+    features = features.astype(np.float64)
+    return features / np.sqrt((features**2).sum(axis=1, keepdims=True))
+
+
 # ------------------------------------------------------------------------------------------------- the basis
 
 
 def test_components_are_those_of_numpy_s_svd() -> None:
     features, _ = mixture()
     basis = fit_pca(features)
-    centred = features.astype(np.float64) - features.astype(np.float64).mean(axis=0)
+    centred = directions(features) - directions(features).mean(axis=0)
     _, _, rows = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(np.abs((basis.components * rows[:3]).sum(axis=1)), 1.0, atol=1e-8)
     np.testing.assert_allclose(np.abs(basis.project(features)), np.abs(centred @ rows[:3].T), atol=1e-6)
@@ -51,9 +56,32 @@ def test_components_are_those_of_numpy_s_svd() -> None:
 
 
 def test_components_survive_a_mean_that_dwarfs_the_variation() -> None:
+    features = mixture()[0].astype(np.float64) * 1e-2 + 100.0
+    centred = directions(features) - directions(features).mean(axis=0)
+    rows = np.linalg.svd(centred, full_matrices=False)[2][:3]
+    np.testing.assert_allclose(np.abs((fit_pca(features).components * rows).sum(axis=1)), 1.0, atol=1e-6)
+
+
+def test_length_of_a_feature_does_not_change_its_colour() -> None:
     features, _ = mixture()
-    shifted = features.astype(np.float64) * 1e-3 + 100.0
-    np.testing.assert_allclose(fit_pca(shifted).components, fit_pca(features).components, atol=1e-6)
+    lengths = np.random.default_rng(2).uniform(0.1, 10.0, (len(features), 1))
+    difference = pca_colors(features * lengths).astype(int) - pca_colors(features).astype(int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_crowded_places_do_not_decide_the_colours() -> None:
+    """With xyz, a hundred points in one cube weigh as much as one: the basis is that of the cloud without the crowd."""
+    features, _ = mixture(400)
+    xyz = np.arange(400)[:, None] * np.array([1.0, 0.0, 0.0]) + 0.25
+    crowd = np.repeat(features[:1] + 0.01, 5000, axis=0)
+    crowded_xyz = np.concatenate([xyz, np.full((5000, 3), 0.3)])
+    colors = pca_colors(np.concatenate([features, crowd]), xyz=crowded_xyz)
+    np.testing.assert_array_equal(colors[:400], pca_colors(features, xyz=xyz))
+    order = np.random.default_rng(0).permutation(len(crowded_xyz))
+    shuffled = pca_colors(np.concatenate([features, crowd])[order], xyz=crowded_xyz[order])
+    assert np.abs(shuffled.astype(int) - colors[order].astype(int)).max() <= 1
+    with pytest.raises(InputError, match="xyz must be"):
+        pca_colors(features, xyz=xyz[1:])
 
 
 def test_sign_is_fixed_by_the_largest_entry() -> None:
@@ -72,7 +100,7 @@ def test_row_order_does_not_change_colours_beyond_rounding() -> None:
 
 def test_more_rows_than_one_chunk_give_the_same_as_all_at_once() -> None:
     features, _ = mixture(count=40_000, dim=6)
-    covariance = np.cov(features.astype(np.float64).T, bias=True)
+    covariance = np.cov(directions(features).T, bias=True)
     variances = np.sort(np.linalg.eigvalsh(covariance))[::-1][:3]
     np.testing.assert_allclose(fit_pca(features).project(features).var(axis=0), variances, rtol=1e-9)
 

@@ -244,7 +244,7 @@ def test_non_commercial_weights_warn_once(own_zoo: Path, caplog: pytest.LogCaptu
         clever3d.load_backbone("mine")
     assert [record.getMessage() for record in caplog.records] == [
         "The weights of minkunet18-dinov2_s.mine are for non-commercial use only "
-        "(CC-BY-NC-SA-4.0; trained on: nothing)."
+        "(CC-BY-NC-SA-4.0); clever3d info minkunet18-dinov2_s.mine says why."
     ]
 
 

@@ -212,7 +212,7 @@ def write_picture(path: Path, found: Features, xyz: NDArray[np.float32], title: 
     from clever3d.view import save_feature_picture
 
     say_progress("drawing")
-    colors = pca_colors(found.features, found.valid)  # [N, 3]
+    colors = pca_colors(found.features, found.valid, xyz=xyz)  # [N, 3]
     with atomic_path(path) as draft:
         save_feature_picture(draft, xyz, colors, title=title, valid=found.valid)
 

@@ -57,15 +57,16 @@ class TargetStats:
         centred = features - self.mean[data_set]
         return centred / self.std if kind == "standardize" else centred
 
-    def restore(self, predicted: Tensor, data_set: int, kind: TargetTransform) -> Tensor:
+    def restore(self, predicted: Tensor, data_set: int, kind: TargetTransform, gain: float = 1.0) -> Tensor:
         """Predictions ``[N, C]`` of transformed targets, of any length, back in the teacher's space.
 
-        A cosine loss leaves the length of a prediction open; the mean length of the centred features is taken.
+        A cosine loss leaves the length of a prediction open: ``gain`` times the mean length of the centred features is
+        taken. Of all lengths, the least-squares one is that with ``gain`` the cosine of prediction and target.
         """
         if kind == "none":
             return predicted
         centred = predicted * self.std if kind == "standardize" else predicted
-        return self.mean[data_set] + F.normalize(centred, dim=1) * self.length
+        return self.mean[data_set] + F.normalize(centred, dim=1) * (self.length * gain)
 
     def weights(self, features: Tensor, data_set: int, power: float) -> Tensor:
         """Sampling weights ``[N]`` that even out what the teacher tells apart: ``share(cluster of feature) ** -power``.

@@ -22,6 +22,9 @@ from clever3d.points import CheckedPoints, voxelize
 
 logger = logging.getLogger(__name__)
 
+#: Training frames on which the length of predictions is set, for validation (our choice).
+GAIN_FRAMES = 8
+
 
 @dataclass(frozen=True)
 class Example:
@@ -86,10 +89,12 @@ def compare(
     example: Example,
     cache: FeatureCache,
     target: TargetTransform,
+    gain: float = 1.0,
 ) -> dict[str, float]:
     """Cosines of a student in eval mode on one whole frame, beside those of the best constant answers.
 
-    ``cosine`` is taken in the teacher's space, ``centred_cosine`` after removing the data set's mean from both.
+    ``cosine`` is taken in the teacher's space (``gain``: see :meth:`TargetStats.restore`), ``centred_cosine`` after
+    removing the data set's mean from both.
 
     Raises:
         DataError: no paired point lies inside the student's range.
@@ -100,15 +105,29 @@ def compare(
     truth = scan.targets[alive]  # [M, C]
     batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], truth)
     predicted = predict(backbone, head, batch).float().cpu()
-    restored = stats.restore(predicted, example.data_set, target)
+    restored = stats.restore(predicted, example.data_set, target, gain)
     mean = stats.mean[example.data_set]
+    deviation = stats.restore(predicted, example.data_set, target) - mean  # without the gain, whatever its sign
     return {
         "loss": float(similarity_loss(predicted, stats.transform(truth, example.data_set, target))),
         "cosine": float(cosine(restored, truth)),
         "constant_cosine": float(cosine(mean.expand_as(truth), truth)),
-        "centred_cosine": float(cosine(restored - mean, truth - mean)),
+        "centred_cosine": float(cosine(deviation, truth - mean)),
         "constant_centred_cosine": float(cosine(stats.direction.expand_as(truth), truth - mean)),
     }
+
+
+def mean_centred_cosine(
+    backbone: Backbone,
+    head: nn.Module,
+    stats: TargetStats,
+    examples: Sequence[Example],
+    cache: FeatureCache,
+    target: TargetTransform,
+) -> float:
+    """Mean ``centred_cosine`` over frames: on training frames it is the gain of :meth:`TargetStats.restore`."""
+    cosines = [compare(backbone, head, stats, example, cache, target)["centred_cosine"] for example in examples]
+    return sum(cosines) / len(cosines)
 
 
 class Distillation:
@@ -188,13 +207,15 @@ class Distillation:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Means of :func:`compare` over the validation frames."""
+        """Means of :func:`compare` over the validation frames; ``train_centred_cosine`` of a few training frames."""
         if not self.val:
             return {}
         self.module.eval()
-        means: dict[str, float] = {}
+        seen = self.train[:: max(1, len(self.train) // GAIN_FRAMES)][:GAIN_FRAMES]
+        gain = mean_centred_cosine(self.backbone, self.head, self.stats, seen, self.cache, self.target)
+        means = {"train_centred_cosine": gain}
         for example in self.val:
-            figures = compare(self.backbone, self.head, self.stats, example, self.cache, self.target)
+            figures = compare(self.backbone, self.head, self.stats, example, self.cache, self.target, max(gain, 0.0))
             for name, value in figures.items():
                 means[name] = means.get(name, 0.0) + value / len(self.val)
         return means

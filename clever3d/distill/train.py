@@ -211,7 +211,9 @@ def load_head(run_folder: Path) -> tuple[nn.Module, TargetStats, TargetTransform
         raise CheckpointError(f"{run_folder} holds no run of clever3d-train ({error})") from error
     stats = TargetStats(**{f.name: tensors[f"stats.{f.name}"] for f in dataclasses.fields(TargetStats)})
     weights = {key.removeprefix("head."): value for key, value in tensors.items() if key.startswith("head.")}
-    shapes = [value.shape for value in weights.values() if value.ndim == 2]
+    # by the number of the layer: a safetensors file keeps its tensors in an order of its own
+    linears = sorted((int(key.split(".")[0]), value.shape) for key, value in weights.items() if value.ndim == 2)
+    shapes = [shape for _, shape in linears]
     head = projection_head(shapes[0][1], shapes[-1][0], layers=len(shapes), hidden=config["student"]["head_width"])
     head.load_state_dict(weights)
     return head.eval(), stats, config["target"]

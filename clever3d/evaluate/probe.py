@@ -31,7 +31,13 @@ class LinearProbe:
 
 
 def fit_linear_probe(
-    features: Tensor, labels: Tensor, num_classes: int, *, weight_decay: float = 1e-4, iterations: int = 200
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    weight_decay: float = 1e-4,
+    balance: float = 0.0,
+    iterations: int = 200,
 ) -> LinearProbe:
     """Multinomial logistic regression to its optimum by full-batch L-BFGS: no seed, no learning rate, no schedule.
 
@@ -42,6 +48,8 @@ def fit_linear_probe(
         features: ``[N, D]``.
         labels: int ``[N]``; points labelled ``IGNORE`` (-1) are left out.
         num_classes: number of classes.
+        balance: each point is weighted with its class's frequency to the power of minus this: 0 is plain cross-entropy,
+            which gives up rare classes; 1 treats all classes alike.
 
     Raises:
         InputError: shapes that do not fit, no labelled point, a label outside the range, or features that are not
@@ -59,6 +67,8 @@ def fit_linear_probe(
     broken = int((~x.isfinite()).any(dim=1).sum())
     if broken:
         raise InputError(f"{broken} of {len(x)} labelled points have features that are not finite: label them {IGNORE}")
+    frequency = torch.bincount(y, minlength=num_classes) / len(y)
+    class_weight = frequency.clamp(min=1 / len(y)) ** -balance
     std, mean = torch.std_mean(x, dim=0, correction=0)
     std = std.clamp(min=1e-6)
     x = (x - mean) / std
@@ -70,7 +80,7 @@ def fit_linear_probe(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(x @ weight + bias, y) + weight_decay * weight.square().sum()
+        loss = F.cross_entropy(x @ weight + bias, y, weight=class_weight) + weight_decay * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

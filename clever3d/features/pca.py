@@ -1,7 +1,8 @@
-"""Features as colours: the first three principal components, scaled robustly to bright RGB.
+"""Features as colours: the first three principal components of their directions, scaled robustly to bright RGB.
 
-Principal components as Pearson (1901): the eigenvectors of the features' covariance. How they become colours
-(1st to 99th percentile, saturation and brightness) is our choice, made for points on a dark background.
+Principal components as Pearson (1901): the eigenvectors of the covariance, here of the features at unit length, since
+distillation by cosine gives meaning to directions and leaves lengths open. How they become colours (1st to 99th
+percentile, saturation and brightness) is our choice, made for points on a dark background.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 INVALID_GREY = 90
 _FORMAT = "clever3d.pca.v1"
+FIT_CUBE = 0.5  # m; edge of the cubes of which each gives one point to a fit (our choice)
 _ROWS_AT_ONCE = 16_384  # float64 copies of 120,000 x 768 features at once would take 700 MB
 
 
@@ -48,7 +50,7 @@ class PCABasis:
         projected = np.empty((len(array), 3))
         for rows in _chunks(len(array)):
             with np.errstate(invalid="ignore"):
-                projected[rows] = (array[rows].astype(np.float64) - self.mean) @ self.components.T
+                projected[rows] = (_directions(array[rows]) - self.mean) @ self.components.T
         return projected
 
     def save(self, path: str | Path) -> None:
@@ -75,7 +77,7 @@ def fit_pca(
     *,
     quantiles: tuple[float, float] = (0.01, 0.99),
 ) -> PCABasis:
-    """Fits the first three principal components and their range between two quantiles.
+    """Fits the first three principal components of the features' directions, and their range between two quantiles.
 
     Args:
         features: [N, D], array or tensor. Rows with non-finite values are left out.
@@ -102,13 +104,19 @@ def fit_pca(
 
 
 def pca_colors(
-    features: ArrayLike, valid: ArrayLike | None = None, *, basis: PCABasis | None = None
+    features: ArrayLike,
+    valid: ArrayLike | None = None,
+    *,
+    xyz: ArrayLike | None = None,
+    basis: PCABasis | None = None,
 ) -> NDArray[np.uint8]:
     """Colours points by the first three principal components of their features.
 
     Args:
         features: [N, D], array or tensor.
         valid: [N] bool; the others, and rows with non-finite values, become grey (90, 90, 90).
+        xyz: [N, 3] metres. Spreads the fit evenly in space, one point in each cube of 0.5 m: without it the dense road
+            around the sensor decides the colours.
         basis: colours of an earlier fit, to compare clouds; ``None`` fits on these features.
 
     Returns:
@@ -120,7 +128,7 @@ def pca_colors(
     array = _matrix(features)
     usable = _usable(array, valid)
     if basis is None:
-        basis = fit_pca(array, usable)
+        basis = fit_pca(array, usable if xyz is None else usable & _one_in_each_cube(_numpy(xyz), usable))
     colors = np.full((len(array), 3), INVALID_GREY, dtype=np.uint8)
     if not usable.any():
         return colors
@@ -143,17 +151,39 @@ def _vivid(unit: NDArray[np.float64]) -> NDArray[np.uint8]:
     return rgb
 
 
+def _directions(rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Rows [M, D] at unit length, float64; rows of zeros stay zero."""
+    rows = rows.astype(np.float64)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+
+
+def _one_in_each_cube(xyz: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[N] bool: of the usable points in each cube, the first one by coordinates, whatever the order of the points."""
+    if xyz.shape != (len(usable), 3):
+        raise InputError(f"xyz must be [{len(usable)}, 3] to go with the features, got {list(xyz.shape)}")
+    rows = np.flatnonzero(usable)
+    points = xyz[rows]
+    cube = np.floor(points / FIT_CUBE)
+    order = np.lexsort((*points.T, *cube.T))
+    first = np.ones(len(rows), dtype=bool)
+    first[1:] = (cube[order][1:] != cube[order][:-1]).any(axis=1)
+    chosen = np.zeros(len(usable), dtype=bool)
+    chosen[rows[order[first]]] = True
+    return chosen
+
+
 def _moments(array: NDArray[Any], rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean [D] and covariance [D, D] of the rows, in float64, in two passes."""
+    """Mean [D] and covariance [D, D] of the rows' directions, in float64, in two passes."""
     dim = array.shape[1]
     mean, covariance = np.zeros(dim), np.zeros((dim, dim))
     if not rows.size:
         return mean, covariance
     for part in _chunks(rows.size):
-        mean += array[rows[part]].sum(axis=0, dtype=np.float64)
+        mean += _directions(array[rows[part]]).sum(axis=0)
     mean /= rows.size
     for part in _chunks(rows.size):
-        centred = array[rows[part]].astype(np.float64) - mean
+        centred = _directions(array[rows[part]]) - mean
         covariance += centred.T @ centred
     return mean, covariance / rows.size
 

@@ -206,8 +206,8 @@ def _say_licence(info: BackboneInfo) -> None:
     if info.non_commercial and info.name not in _licence_said:
         _licence_said.add(info.name)
         _log.warning(
-            "The weights of %s are for non-commercial use only (%s; trained on: %s).",
+            "The weights of %s are for non-commercial use only (%s); clever3d info %s says why.",
             info.name,
             info.weights_licence,
-            "; ".join(info.data),
+            info.name,
         )
