@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,14 @@ def test_own_weights_load_under_a_recipe_name(tmp_path: Path) -> None:
     loaded = clever3d.load_backbone(name, weights=tmp_path / "my.safetensors")
     assert loaded.pretrained_cfg is None
     assert torch.equal(next(loaded.parameters()), next(untrained.parameters()).half().float())
+
+
+def test_own_weights_under_a_name_keep_their_own_input(tmp_path: Path) -> None:
+    name = "minkunet18-dinov2_s.clever_nuscenes"
+    network = clever3d.load_backbone(name, pretrained=False)
+    network.input_spec = replace(network.input_spec, voxel_size=0.07)
+    save_checkpoint(network, tmp_path / "my.safetensors")
+    assert clever3d.load_backbone(name, weights=tmp_path / "my.safetensors").input_spec.voxel_size == 0.07
 
 
 def test_own_weights_of_another_network_are_refused(file: Path) -> None:

@@ -177,6 +177,7 @@ def test_npy_with_fields_is_read_by_name(tmp_path: Path) -> None:
     [
         (np.zeros((3, 2)), "shape"),
         (np.zeros(12), "shape"),
+        (np.zeros((4, 500)), "transpose"),
         (np.zeros((0, 4)), "no points"),
         (np.zeros((4, 4), complex), "complex"),
         (np.array([["a"] * 3]), "type"),

@@ -109,6 +109,15 @@ def test_broken_and_distant_points_are_invalid_counted_and_harmless(backbone: Ba
     torch.testing.assert_close(result.features[2:-2], backbone.extract(cloud).features)
 
 
+def test_slots_without_a_return_are_invalid(backbone: Backbone, cloud: np.ndarray) -> None:
+    """Ouster and others write (0, 0, 0) where a ray did not return: 41 % of a RELLIS-3D file."""
+    padded = np.concatenate([np.zeros((40, 4), np.float32), cloud])
+    with pytest.warns(InputWarning, match=r"40 of 3040 points are \(0, 0, 0\)"):
+        result = backbone.extract(padded)
+    assert not result.valid[:40].any() and not result.features[:40].any() and result.valid[40:].all()
+    torch.testing.assert_close(result.features[40:], backbone.extract(cloud).features)
+
+
 def test_a_cloud_without_a_valid_point_is_not_fatal(backbone: Backbone) -> None:
     with pytest.warns(InputWarning, match="2 of 2 points are not finite"):
         result = backbone.extract(np.full((2, 3), np.nan, dtype=np.float32))
@@ -128,7 +137,32 @@ def test_metres_give_no_warning(backbone: Backbone, cloud: np.ndarray) -> None:
 
 def test_intensity_up_to_255_is_pointed_out(backbone: Backbone, cloud: np.ndarray) -> None:
     with pytest.warns(InputWarning, match="divide it by 255"):
-        backbone.extract(cloud[:, :3], cloud[:, 3] * 255)
+        result = backbone.extract(cloud[:, :3], cloud[:, 3] * 255)
+    clipped = backbone.extract(cloud[:, :3], (cloud[:, 3] * 255).clip(0, 1))
+    assert torch.equal(result.features, clipped.features)
+
+
+def test_intensity_of_invalid_points_gives_no_warning(backbone: Backbone, cloud: np.ndarray) -> None:
+    cloud = cloud.copy()
+    cloud[0] = [np.nan, 0, 0, 200]
+    with pytest.warns(InputWarning) as caught:
+        backbone.extract(cloud)
+    assert ["not finite" in str(w.message) for w in caught] == [True]
+    assert caught[0].filename == __file__  # the warning points at the caller of extract
+
+
+@pytest.mark.parametrize("kind", ["reversed", "big-endian", "fortran", "read-only"])
+def test_any_layout_of_an_array_is_taken(backbone: Backbone, cloud: np.ndarray, kind: str) -> None:
+    expected = backbone.extract(cloud[:500]).features
+    given = {
+        "reversed": cloud[:500][::-1].copy()[::-1],
+        "big-endian": cloud[:500].astype(">f4"),
+        "fortran": np.asfortranarray(cloud[:500]),
+        "read-only": np.broadcast_to(cloud[:500], (500, 4)),
+    }[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(backbone.extract(given).features, expected)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +171,7 @@ def test_intensity_up_to_255_is_pointed_out(backbone: Backbone, cloud: np.ndarra
         (np.zeros((0, 3), np.float32), None, "empty"),
         (np.zeros((5, 2), np.float32), None, r"\[N, 3\]"),
         (np.zeros((5, 6), np.float32), None, r"points\[:, :4\]"),
+        (np.zeros((3, 50), np.float32), None, r"points\.T"),
         (np.zeros(3, np.float32), None, r"\[N, 3\]"),
         (np.zeros((5, 3), np.int32), None, "astype"),
         (np.zeros((5, 3), bool), None, "astype"),

@@ -175,6 +175,19 @@ def test_gradients_pass_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda f, k: convolve(f, k, kernel_map), (x.feats, kernel))
 
 
+def test_autocast_reaches_the_convolution_and_its_gradients() -> None:
+    tensor = random_scan(0.2, 4, seed=0)
+    tensor = SparseTensor(tensor.feats.detach().float(), tensor.coords)
+    conv = Conv3d(4, 5, 3)
+    exact = conv(tensor).feats
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        feats = conv(tensor).feats
+    assert feats.dtype == torch.bfloat16
+    torch.testing.assert_close(feats.float(), exact, rtol=0.05, atol=0.05)
+    feats.float().sum().backward()
+    assert conv.kernel.grad is not None and conv.kernel.grad.dtype == torch.float32
+
+
 def test_maps_are_shared_by_layers_of_one_resolution() -> None:
     x = random_scan(0.2, 3, seed=8)
     first, second = Conv3d(3, 3, 3).double(), Conv3d(3, 3, 3).double()

@@ -23,7 +23,7 @@ class PointFeatures:
 
     Attributes:
         features: ``[N, D]`` float32; zeros where not valid.
-        valid: ``[N]`` bool; False for points that are not finite or outside the backbone's range.
+        valid: ``[N]`` bool; False for points that are not finite, outside the backbone's range, or (0, 0, 0).
     """
 
     features: Tensor

@@ -119,7 +119,7 @@ def _read(scan: Path, frame: str | None, columns: int | None, intensity_scale: f
     used = (frame or cloud.frame).lower()
     xyz = to_flu(cloud.xyz, used)  # [N, 3]
     if used == "flu":
-        axes = "x forward, y left, z up" + (" as asked" if frame else "")
+        axes = "taken as x forward, y left, z up" + (" as asked" if frame else " (--frame if they are not)")
     else:
         reason = "as asked" if frame else "the axes of this format"
         axes = f"turned from {used} ({reason}; --frame changes it) to x forward, y left, z up"

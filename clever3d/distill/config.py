@@ -29,9 +29,8 @@ class DataConfig:
     pairs: int = 4096
     """Point-pixel pairs per scan that enter the loss."""
     below: float = 0.0
-    """Points under the image by at most this share of its height take the features of its lower edge (our choice).
-    Level cameras never see the ground next to the car, which is then left untrained: 0.5 suits KITTI. 0 is right
-    where the car itself fills the lower edge."""
+    """Points under the image by at most this share of its height take the features of its lower edge, for level cameras
+    miss the ground near the car. 0.5 suits KITTI; 0 where the car fills the lower edge (our choice)."""
     balance: float = 0.5
     """Pairs are drawn with weight share(cluster) ** -balance, clusters of teacher features: rare things count more."""
 

@@ -26,7 +26,7 @@ class TargetStats:
         mean: ``[S, C]``, of each data set; the mean of all where a set has no training frame.
         std: ``[C]``, per channel, of ``feature - mean``.
         length: mean norm of ``feature - mean``; gives a direction its scale back.
-        direction: ``[C]`` mean of the normalised centred features: the best constant answer once the mean is gone.
+        direction: ``[C]`` mean of the normalised centred features: over these, the best constant once the mean is gone.
         clusters: ``[K, C]`` unit vectors, k-means centres of the normalised centred features.
         shares: ``[K]`` share of the features in each cluster.
     """

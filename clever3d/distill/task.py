@@ -91,7 +91,7 @@ def compare(
     target: TargetTransform,
     gain: float = 1.0,
 ) -> dict[str, float]:
-    """Cosines of a student in eval mode on one whole frame, beside those of the best constant answers.
+    """Cosines of a student in eval mode on one whole frame, beside those of the training set's best constants.
 
     ``cosine`` is taken in the teacher's space (``gain``: see :meth:`TargetStats.restore`), ``centred_cosine`` after
     removing the data set's mean from both.

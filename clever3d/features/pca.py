@@ -155,7 +155,8 @@ def _directions(rows: NDArray[Any]) -> NDArray[np.float64]:
     """Rows [M, D] at unit length, float64; rows of zeros stay zero."""
     rows = rows.astype(np.float64)
     length = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    unit: NDArray[np.float64] = np.divide(rows, length, out=np.zeros_like(rows), where=length > 0)
+    return unit
 
 
 def _one_in_each_cube(xyz: NDArray[Any], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:

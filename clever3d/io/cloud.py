@@ -31,6 +31,8 @@ _MAX_COORDINATE = 1e7
 _MAX_INTENSITY = 65535.0
 _MAX_RING = 255.0
 _PLAUSIBLE_SHARE = 0.99
+# An array of 3 or 4 rows with more columns than this is xyz lying on its side; our choice.
+_MAX_COLUMNS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,6 +223,8 @@ def _read_npy(path: Path) -> RawCloud:
         return xyz, array[field] if field else None, f".npy with the fields {' '.join(names)}", "flu"
     if array.ndim != 2 or array.shape[1] < 3:
         raise DataError(f"{path} holds an array of shape {array.shape}; needed is [N, 3] or [N, 4] (x y z intensity)")
+    if len(array) in (3, 4) and array.shape[1] > _MAX_COLUMNS:
+        raise DataError(f"{path} holds an array of shape {array.shape}, one point per column; save its transpose")
     if array.dtype.kind not in "fiu":
         raise DataError(f"{path} holds values of type {array.dtype}; needed are floats or integers")
     return array[:, :3], array[:, 3] if array.shape[1] > 3 else None, f".npy {array.dtype} {list(array.shape)}", "flu"

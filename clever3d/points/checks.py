@@ -6,6 +6,7 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ class CheckedPoints:
     Attributes:
         xyz: ``[N, 3]`` float32, metres; rows that are not valid hold zeros.
         intensity: ``[N]`` float32 in [0, 1], or None; NaN where a point has none.
-        valid: ``[N]`` bool: finite and inside the spec's range.
+        valid: ``[N]`` bool: finite, inside the spec's range, and not (0, 0, 0).
     """
 
     xyz: Tensor
@@ -39,6 +40,8 @@ class CheckedPoints:
 def _to_tensor(values: Any, what: str, device: torch.device) -> Tensor:
     """Float tensor of the values; integers, booleans and objects are refused with the remedy."""
     try:
+        if isinstance(values, np.ndarray):  # torch takes no negative strides, foreign byte orders or read-only arrays
+            values = np.array(values, dtype=values.dtype.newbyteorder("="), order="C")
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{what} of type {type(values).__name__} is not a numeric array or tensor: {error}") from error
@@ -80,12 +83,15 @@ def check_points(points: Any, intensity: Any, spec: InputSpec, device: torch.dev
         InputError: empty cloud, wrong shape, not floating point, intensity given twice or of another length.
 
     Warns:
-        InputWarning: points that are not finite or outside the range (counted), coordinates that look like
+        InputWarning: points that are not finite, (0, 0, 0) or outside the range (counted), coordinates that look like
             millimetres, intensity outside [0, 1].
     """
     cloud = _to_tensor(points, "points", device)
     if cloud.ndim != 2 or cloud.shape[1] not in (3, 4):
-        hint = "; take the first columns: points[:, :4]" if cloud.ndim == 2 and cloud.shape[1] > 4 else ""
+        hint = ""
+        if cloud.ndim == 2 and cloud.shape[1] > 4:
+            sideways = len(cloud) in (3, 4)
+            hint = "; turn it: points.T" if sideways else "; take the first columns: points[:, :4]"
         raise InputError(f"points must be [N, 3] (x, y, z) or [N, 4] (+ intensity), got {list(cloud.shape)}{hint}")
     if not len(cloud):
         raise InputError("the point cloud is empty: check the file or the filter that made it")
@@ -101,20 +107,23 @@ def check_points(points: Any, intensity: Any, spec: InputSpec, device: torch.dev
 
     xyz = cloud[:, :3]
     finite = xyz.isfinite().all(dim=1)  # [N]
-    valid = finite & spec.contains(xyz)
-    _report(xyz, finite, valid, spec)
+    empty = (xyz == 0).all(dim=1)  # how many formats fill the slots of rays that did not return
+    valid = finite & ~empty & spec.contains(xyz)
+    _report(xyz, finite, empty, valid, spec)
     clean = torch.where(valid.unsqueeze(1), xyz, torch.zeros_like(xyz)).float()
     return CheckedPoints(clean, None if values is None else _check_intensity(values, valid), valid)
 
 
-def _report(xyz: Tensor, finite: Tensor, valid: Tensor, spec: InputSpec) -> None:
-    total, broken = len(xyz), int((~finite).sum())
-    outside = total - broken - int(valid.sum())
+def _report(xyz: Tensor, finite: Tensor, empty: Tensor, valid: Tensor, spec: InputSpec) -> None:
+    total, broken, unfilled = len(xyz), int((~finite).sum()), int(empty.sum())
+    outside = total - broken - unfilled - int(valid.sum())
     if broken:
         _warn(f"{broken} of {total} points are not finite (NaN or infinite): they are marked invalid")
+    if unfilled:
+        _warn(f"{unfilled} of {total} points are (0, 0, 0), slots without a return: they are marked invalid")
     if outside:
         extent = float(xyz[finite].abs().median())
-        if extent > MILLIMETRE_LIMIT:
+        if extent > MILLIMETRE_LIMIT or not bool(valid.any()):
             _warn(
                 f"the median coordinate is {extent:g}: these look like millimetres or map coordinates; "
                 "give metres in the sensor's frame (`points / 1000.0`, or subtract the sensor's position)"

@@ -1,0 +1,232 @@
+"""One step of distillation: what is drawn, what is compared, and what becomes of scans that lose their pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from clever3d.backbones import InputSpec, create_backbone
+from clever3d.datasets import Camera, Frame
+from clever3d.distill.augment import AugmentConfig
+from clever3d.distill.config import DataConfig, StudentConfig, TrainConfig
+from clever3d.distill.head import projection_head
+from clever3d.distill.targets import TargetTransform
+from clever3d.distill.task import Distillation, Example
+from clever3d.errors import DataError, InputError
+from clever3d.io import PointCloud
+from clever3d.training import LoopConfig
+
+CHANNELS, WIDTH, HEIGHT = 5, 40, 20
+STILL = AugmentConfig(rotation=0, flip=0, scale=0, height=0, keep=1, beams=0, intensity=0, no_intensity=0)
+TO_CAMERA = np.array([[0, -1, 0, 0], [0, 0, -1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=float)
+INTRINSICS = np.array([[10, 0, WIDTH / 2], [0, 10, HEIGHT / 2], [0, 0, 1]], dtype=float)
+
+
+class Grids:
+    """Stands in for the teacher's cache: random features, another grid for every image, all far from zero."""
+
+    def get(self, image_path: Path) -> Tensor:
+        generator = torch.Generator().manual_seed(int(image_path.stem))
+        return (torch.randn(CHANNELS, 4, 8, generator=generator) + 3.0).half()
+
+
+def example(folder: Path, number: int, xyz: np.ndarray[Any, Any], data_set: int = 0) -> Example:
+    path = folder / f"{number}.png"
+    Image.new("RGB", (WIDTH, HEIGHT)).save(path)
+    camera = Camera("camera", path, INTRINSICS, TO_CAMERA)
+    cloud = PointCloud(xyz.astype(np.float32), None, "test")
+    return Example(Frame(str(number), str(number), (camera,), path, "test", lambda _: cloud), data_set)
+
+
+def street(seed: int, count: int = 300) -> np.ndarray[Any, Any]:
+    """Points ahead that the camera sees, all of them."""
+    generator = np.random.default_rng(seed)
+    x = generator.uniform(4, 20, count)
+    return np.stack([x, generator.uniform(-1.5, 1.5, count) * x, generator.uniform(-0.4, 0.4, count) * x], axis=1)
+
+
+def distillation(
+    train: list[Example], augment: AugmentConfig = STILL, target: TargetTransform = "center", **data: Any
+) -> Distillation:
+    torch.manual_seed(0)
+    backbone = create_backbone("minkunet_small", input_spec=InputSpec(voxel_size=0.5), width=0.25)
+    head = projection_head(backbone.feature_dim, CHANNELS, layers=1)
+    cache: Any = Grids()
+    return Distillation(
+        backbone,
+        head,
+        train,
+        train[:2],
+        cache,
+        data=DataConfig(**{"batch": 1, "pairs": 64, **data}),
+        augment=augment,
+        target=target,
+        seed=0,
+    )
+
+
+# ---- what a constant answer scores
+
+
+def answer(task: Distillation, constant: Tensor) -> dict[str, float]:
+    """Validation of a student whose answer is always the same."""
+    last: Any = task.head
+    with torch.no_grad():
+        last[0].weight.zero_()
+        last[0].bias.copy_(constant)
+    return task.validate()
+
+
+def test_a_constant_student_scores_what_the_constant_columns_say(tmp_path: Path) -> None:
+    task = distillation([example(tmp_path, n, street(n), data_set=n % 2) for n in range(4)])
+    silent = answer(task, torch.zeros(CHANNELS))  # no direction: what is left is the mean feature
+    assert silent["cosine"] == silent["constant_cosine"]
+    assert silent["constant_cosine"] > 0.8  # the mean alone looks like a good student
+    assert silent["centred_cosine"] == 0
+    best = answer(task, task.stats.direction)
+    assert best["centred_cosine"] == pytest.approx(best["constant_centred_cosine"], abs=1e-5)
+    assert best["loss"] == pytest.approx(1 - best["constant_centred_cosine"], abs=1e-5)
+    worst = answer(task, -task.stats.direction)
+    for name in ("centred_cosine", "train_centred_cosine"):
+        assert worst[name] == pytest.approx(-best[name], abs=1e-5)
+    assert worst["cosine"] == worst["constant_cosine"]  # of a direction that is wrong, nothing is used
+
+
+def test_in_the_plain_form_the_mean_answer_scores_the_constant_cosine(tmp_path: Path) -> None:
+    task = distillation([example(tmp_path, n, street(n)) for n in range(4)], target="none")
+    figures = answer(task, task.stats.mean[0])
+    assert figures["cosine"] == pytest.approx(figures["constant_cosine"], abs=1e-6)
+    assert figures["loss"] == pytest.approx(1 - figures["constant_cosine"], abs=1e-6)
+
+
+def test_without_validation_frames_there_are_no_figures(tmp_path: Path) -> None:
+    task = distillation([example(tmp_path, 0, street(0))])
+    task.val = []
+    assert task.validate() == {}
+
+
+# ---- what is drawn
+
+
+def test_a_step_is_a_function_of_its_number(tmp_path: Path) -> None:
+    frames = [example(tmp_path, n, street(n)) for n in range(3)]
+    first, second = (distillation(frames, AugmentConfig(), batch=2) for _ in range(2))
+    losses = [float(first.loss(step)[0].detach()) for step in (0, 1, 2)]
+    torch.rand(7)  # the global state does not matter
+    assert [float(second.loss(step)[0].detach()) for step in (0, 1, 2)] == losses
+    assert len(set(losses)) == 3
+
+
+def test_every_voxel_is_drawn_equally_often_however_many_points_it_holds(tmp_path: Path) -> None:
+    single = np.array([[10.25, y, 0.25] for y in np.arange(-4.25, 4.5, 0.5)])  # 18 voxels of 0.5 m
+    crowd = np.array([[6.25, 0.25, 0.25]]) + np.random.default_rng(0).uniform(-0.2, 0.2, (180, 3))  # one more
+    task = distillation([example(tmp_path, 0, np.concatenate([crowd, single]))], pairs=1, balance=0.0)
+    drawn = torch.cat([task._draw(step).rows[0] for step in range(500)])
+    share = float((drawn < len(crowd)).float().mean())
+    assert share == pytest.approx(1 / 19, abs=0.04)  # 4 sigma; 180 / 198 if points counted
+
+
+def test_scenes_are_drawn_by_their_weight(tmp_path: Path) -> None:
+    frames = [example(tmp_path, n, street(n, 20 + n)) for n in range(5)]
+    scenes = ["a", "b", "b", "b", "b"]
+    frames = [
+        Example(Frame(e.frame.id, scene, e.frame.cameras, e.frame.points_path, "test", e.frame.read), 0)
+        for e, scene in zip(frames, scenes, strict=True)
+    ]
+    task = distillation(frames, scene_power=0.5, batch=4)
+    lengths = [len(scan.xyz) for step in range(150) for scan in task._draw(step).scans]
+    share = np.mean(np.array(lengths) == 20)
+    assert share == pytest.approx(1 / (1 + 4**0.5), abs=0.08)  # 4 sigma
+
+
+def test_no_pair_is_drawn_twice_in_a_step_and_at_most_as_many_as_there_are(tmp_path: Path) -> None:
+    task = distillation([example(tmp_path, 0, street(0, 50))], pairs=4096)
+    rows = task._draw(0).rows[0]
+    assert sorted(rows.tolist()) == list(range(50))
+
+
+def test_targets_are_centred_by_the_frame_s_own_data_set(tmp_path: Path) -> None:
+    frames = [example(tmp_path, n, street(n), data_set=n) for n in range(2)]
+    task = distillation(frames, pairs=4096)
+    plain = distillation(frames, pairs=4096, target="none")
+    for step in range(6):
+        taken_away = plain._draw(step).targets - task._draw(step).targets
+        torch.testing.assert_close(taken_away, taken_away[:1].expand_as(taken_away), atol=1e-5, rtol=0)
+        assert any(torch.allclose(taken_away[0], mean, atol=1e-5) for mean in task.stats.mean)
+    assert not torch.allclose(task.stats.mean[0], task.stats.mean[1], atol=0.1)
+
+
+# ---- scans that lose their pairs
+
+
+def test_a_scan_whose_pairs_all_drop_out_is_taken_whole(tmp_path: Path) -> None:
+    context = np.array([[10.0, 0.0, z] for z in np.linspace(12, 20, 200)])  # above the image
+    xyz = np.concatenate([street(0, 2), context])
+    task = distillation([example(tmp_path, 0, xyz)], AugmentConfig(keep=0.01))
+    sizes = set()
+    for step in range(20):
+        batch = task._draw(step)
+        assert len(batch.targets) == len(batch.rows[0]) >= 1
+        assert batch.scans[0].valid[batch.rows[0]].all()
+        sizes.add(int(batch.scans[0].valid.sum()))
+        assert task.loss(step)[0].isfinite()
+    assert len(xyz) in sizes and len(sizes) > 1
+
+
+def test_pairs_beyond_the_student_s_range_are_not_drawn(tmp_path: Path) -> None:
+    beyond = np.array([[90.0, float(y), 0.0] for y in range(20)])  # the range ends at 80 m
+    xyz = np.concatenate([beyond, street(0, 30)])
+    for augment in (STILL, dataclasses.replace(STILL, keep=0.01)):
+        task = distillation([example(tmp_path, 0, xyz)], augment, pairs=4096)
+        for step in range(5):
+            assert task._draw(step).rows[0].min() >= 20
+            assert task.loss(step)[0].isfinite()
+
+
+def test_a_frame_all_beyond_the_student_s_range_is_named(tmp_path: Path) -> None:
+    far = example(tmp_path, 7, np.array([[90.0, float(y), 0.0] for y in range(20)]))
+    task = distillation([far])
+    with pytest.raises(DataError, match=r"frame test/7 has no paired point inside .*--data\.exclude"):
+        task.loss(0)
+    with pytest.raises(DataError, match="frame test/7"):
+        task.validate()
+
+
+# ---- the head, and options
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+def test_the_head_has_as_many_linear_layers_as_asked(layers: int) -> None:
+    head = projection_head(6, 9, layers=layers, hidden=11)
+    widths = [6, *[11] * (layers - 1), 9]
+    shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
+    assert shapes == [(wide_out, wide_in) for wide_in, wide_out in itertools.pairwise(widths)]
+    assert head(torch.randn(3, 6)).shape == (3, 9)
+    at_zero, at_one, at_two = head(torch.zeros(1, 6)), head(torch.ones(1, 6)), head(torch.full((1, 6), 2.0))
+    assert torch.allclose(at_two - at_one, at_one - at_zero, atol=1e-6) == (layers == 1)  # straight only alone
+
+
+@pytest.mark.parametrize(
+    ("config", "option"),
+    [
+        (TrainConfig(Path("x"), data=DataConfig(batch=0)), "--data.batch 0"),
+        (TrainConfig(Path("x"), data=DataConfig(pairs=0)), "--data.pairs 0"),
+        (TrainConfig(Path("x"), student=StudentConfig(voxel=0.0)), "--student.voxel 0"),
+        (TrainConfig(Path("x"), student=StudentConfig(head_layers=0)), "--student.head-layers 0"),
+        (TrainConfig(Path("x"), augment=AugmentConfig(keep=0.0)), "--augment.keep 0"),
+        (TrainConfig(Path("x"), loop=LoopConfig(lr=-1.0)), "--loop.lr -1"),
+        (TrainConfig(Path("x"), loop=LoopConfig(save_every=0)), "--loop.save-every 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_named(config: TrainConfig, option: str) -> None:
+    with pytest.raises(InputError, match=option):
+        config.check()
+    TrainConfig(Path("x")).check()
