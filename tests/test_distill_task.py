@@ -154,13 +154,17 @@ def test_no_pair_is_drawn_twice_in_a_step_and_at_most_as_many_as_there_are(tmp_p
 
 
 def test_targets_are_centred_by_the_frame_s_own_data_set(tmp_path: Path) -> None:
-    frames = [example(tmp_path, n, street(n), data_set=n) for n in range(2)]
+    frames = [example(tmp_path, n, street(n, 100 + n), data_set=n) for n in range(2)]
     task = distillation(frames, pairs=4096)
     plain = distillation(frames, pairs=4096, target="none")
-    for step in range(6):
-        taken_away = plain._draw(step).targets - task._draw(step).targets
-        torch.testing.assert_close(taken_away, taken_away[:1].expand_as(taken_away), atol=1e-5, rtol=0)
-        assert any(torch.allclose(taken_away[0], mean, atol=1e-5) for mean in task.stats.mean)
+    drawn = set()
+    for step in range(8):
+        batch = task._draw(step)
+        own = len(batch.scans[0].xyz) - 100
+        taken_away = plain._draw(step).targets - batch.targets
+        torch.testing.assert_close(taken_away, task.stats.mean[own].expand_as(taken_away), atol=1e-5, rtol=0)
+        drawn.add(own)
+    assert drawn == {0, 1}
     assert not torch.allclose(task.stats.mean[0], task.stats.mean[1], atol=0.1)
 
 

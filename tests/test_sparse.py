@@ -264,3 +264,16 @@ def test_cuda_gives_the_cpu_result() -> None:
     expected = layer(x).feats
     on_gpu = SparseTensor(x.feats.detach().cuda(), x.coords.cuda())
     torch.testing.assert_close(layer.cuda()(on_gpu).feats.cpu(), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_a_kernel_without_extent_is_refused() -> None:
+    with pytest.raises(InputError, match="must be positive"):
+        kernel_offsets((3, 0, 3))
+
+
+def test_gradients_of_any_memory_layout_are_taken() -> None:
+    x = random_scan(0.3, 3, seed=1)
+    layer = Conv3d(3, 4, 3).double()
+    upstream = torch.randn(4, len(x), dtype=torch.float64).T  # not contiguous
+    direct = torch.autograd.grad(layer(x).feats, x.feats, upstream)[0]
+    torch.testing.assert_close(torch.autograd.grad(layer(x).feats, x.feats, upstream.contiguous())[0], direct)

@@ -328,3 +328,8 @@ def test_file_without_metadata_asks_for_the_architecture(own_zoo: Path, small: B
     with pytest.raises(CheckpointError, match=r"no clever3d metadata.*load_backbone\(NAME, weights="):
         clever3d.load_backbone(own_zoo)
     assert _same_weights(clever3d.load_backbone("mine", weights=own_zoo), small)
+
+
+def test_a_name_that_is_neither_text_nor_path_is_refused() -> None:
+    with pytest.raises(InputError, match="not NoneType"):
+        clever3d.load_backbone(None)  # type: ignore[arg-type]

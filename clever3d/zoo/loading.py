@@ -52,6 +52,8 @@ def load_backbone(
     """
     if weights is not None and not pretrained:
         raise InputError("weights=... and pretrained=False contradict each other. Give one of them.")
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise InputError(f"load_backbone takes a name or a path, not {type(name_or_path).__name__}")
     info = find(name_or_path) if isinstance(name_or_path, str) else None
     if info is not None:
         backbone = _from_name(info, pretrained, weights)
