@@ -118,7 +118,12 @@ class BackboneInfo:
         ]
         lines = [
             textwrap.fill(
-                text, 118, initial_indent=f"  {label:<9} ", subsequent_indent=" " * 12, break_long_words=False
+                text,
+                118,
+                initial_indent=f"  {label:<9} ",
+                subsequent_indent=" " * 12,
+                break_long_words=False,
+                break_on_hyphens=False,
             )
             for label, text in rows
             if text
