@@ -54,7 +54,7 @@ wheel: dev
 	$(PY) -m build
 
 benchmark: venv
-	set -e; for script in benchmarks/*.py; do $(PY) $$script $(ARGS); done
+	$(PY) benchmarks/engine.py $(ARGS)
 
 clean:
 	rm -rf dist build site clever3d-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
