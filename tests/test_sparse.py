@@ -257,7 +257,6 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_cuda_gives_the_cpu_result() -> None:
     x = random_scan(0.3, 3, seed=1)
     layer = Conv3d(3, 4, 3).double()
