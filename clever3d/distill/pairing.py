@@ -86,8 +86,9 @@ def pair(frame: Frame, cache: FeatureCache, *, below: float = 0.0) -> PairedScan
         DataError: unreadable points or images, or a calibration that puts no point into any image.
     """
     cloud = frame.points()
-    finite = np.isfinite(cloud.xyz).all(axis=1)
-    xyz = cloud.xyz[finite]
+    # as check_points: not finite, or (0, 0, 0) for a ray without return
+    returned = np.isfinite(cloud.xyz).all(axis=1) & (cloud.xyz != 0).any(axis=1)
+    xyz = cloud.xyz[returned]
     views = [view(xyz, camera, below=below) for camera in frame.cameras]
     if not sum(len(v.rows) for v in views):
         raise DataError(
@@ -101,5 +102,5 @@ def pair(frame: Frame, cache: FeatureCache, *, below: float = 0.0) -> PairedScan
         sample_grid(cache.get(camera.image_path), v.pixels, v.image_size)
         for camera, v in zip(frame.cameras, views, strict=True)
     ]
-    intensity = None if cloud.intensity is None else torch.from_numpy(cloud.intensity[finite][kept])
+    intensity = None if cloud.intensity is None else torch.from_numpy(cloud.intensity[returned][kept])
     return PairedScan(torch.from_numpy(xyz[kept]), intensity, torch.cat(rows), torch.cat(targets))
