@@ -207,3 +207,11 @@ def test_contradicting_arguments_are_refused(file: Path) -> None:
         clever3d.load_backbone("minkunet18-dinov2_s.clever_nuscenes", weights=file, pretrained=False)
     with pytest.raises(InputError, match="is a file already"):
         clever3d.load_backbone(file, weights=file)
+
+
+def test_a_plain_file_of_another_kernel_order_is_refused(tmp_path: Path, small: Backbone) -> None:
+    """Same names and shapes, other meaning: nothing but the metadata can tell."""
+    path = tmp_path / "theirs.safetensors"
+    save_file(small.state_dict(), path, metadata={"kernel_order": "minkowski"})
+    with pytest.raises(CheckpointError, match="clever3d convert"):
+        clever3d.load_backbone("minkunet-dinov2-s", weights=path)

@@ -78,7 +78,7 @@ def save_checkpoint(
     if record is not None:
         metadata["record"] = json.dumps(record)
     with atomic_path(path) as draft:
-        draft.write_bytes(_canonical(save(tensors, metadata)))
+        draft.write_bytes(canonical(save(tensors, metadata)))
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
@@ -100,18 +100,25 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} ({path.stat().st_size:,} bytes) is not a whole safetensors file: {error}. "
             "Copy or download it again; pickles (.pt, .pth) have to be converted first."
         ) from None
+    order = metadata.get("kernel_order", None if "architecture" in metadata else KERNEL_ORDER)
+    if order != KERNEL_ORDER:
+        raise CheckpointError(
+            f"{path}: metadata kernel_order={order!r}, but this clever3d reads {KERNEL_ORDER!r}. "
+            "Convert it: clever3d convert --help."
+        )
     if "architecture" not in metadata:
         return Checkpoint(path, state, None, {}, None, None)
-    for key, ours in (("format", FORMAT), ("kernel_order", KERNEL_ORDER)):
-        if metadata.get(key) != ours:
-            raise CheckpointError(f"{path}: metadata {key}={metadata.get(key)!r}, but this clever3d reads {ours!r}.")
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path}: metadata format={metadata.get('format')!r}, but this clever3d reads {FORMAT!r}."
+        )
     return Checkpoint(
         path=path,
         state=state,
         architecture=metadata["architecture"],
-        config=_parse(path, metadata, "config") or {},
-        input_spec=_parse(path, metadata, "input_spec"),
-        record=_parse(path, metadata, "record"),
+        config=parse_metadata(path, metadata, "config") or {},
+        input_spec=parse_metadata(path, metadata, "input_spec"),
+        record=parse_metadata(path, metadata, "record"),
     )
 
 
@@ -141,7 +148,7 @@ def _first(found: list[str]) -> str:
     return ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
 
 
-def _parse(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
+def parse_metadata(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any] | None:
     if key not in metadata:
         return None
     try:
@@ -153,7 +160,7 @@ def _parse(path: Path, metadata: Mapping[str, str], key: str) -> dict[str, Any] 
     return content
 
 
-def _canonical(blob: bytes) -> bytes:
+def canonical(blob: bytes) -> bytes:
     """The same safetensors file with a sorted header: the library writes the metadata in random order."""
     end = 8 + int.from_bytes(blob[:8], "little")
     header = json.dumps(json.loads(blob[8:end]), sort_keys=True, separators=(",", ":")).encode()
