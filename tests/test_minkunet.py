@@ -83,7 +83,7 @@ def test_every_scale_is_returned_finest_last(name: str) -> None:
     with torch.no_grad():
         scales = backbone(x)
     assert [s.stride[0] for s in scales] == [16, 8, 4, 2, 1]
-    assert scales[-1].geometry is x.geometry and scales[-1].feats.shape == (len(x), backbone.feature_dim)
+    assert scales[-1].pyramid is x.pyramid and scales[-1].feats.shape == (len(x), backbone.feature_dim)
     assert all(torch.isfinite(s.feats).all() for s in scales)
 
 

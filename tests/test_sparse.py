@@ -170,7 +170,7 @@ def test_scans_of_a_batch_do_not_see_each_other() -> None:
 
 def test_gradients_pass_gradcheck() -> None:
     x = random_scan(0.1, 2, seed=6)
-    kernel_map = x.geometry.kernel_map((3, 3, 3), (1, 1, 1))
+    kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
     kernel = torch.randn(27, 2, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda f, k: convolve(f, k, kernel_map), (x.feats, kernel))
 
@@ -192,10 +192,10 @@ def test_maps_are_shared_by_layers_of_one_resolution() -> None:
     x = random_scan(0.2, 3, seed=8)
     first, second = Conv3d(3, 3, 3).double(), Conv3d(3, 3, 3).double()
     y = second(first(x))
-    assert y.geometry is x.geometry and len(x.geometry._maps) == 1
+    assert y.pyramid is x.pyramid and len(x.pyramid._maps) == 1
     down = Conv3d(3, 3, 2, 2).double()
     kept = down(x)
-    assert down(x).geometry is kept.geometry
+    assert down(x).pyramid is kept.pyramid
 
 
 def test_a_dropped_batch_is_freed_without_garbage_collection() -> None:
@@ -204,7 +204,7 @@ def test_a_dropped_batch_is_freed_without_garbage_collection() -> None:
         x = random_scan(0.2, 3, seed=8)
         down, up = Conv3d(3, 3, 2, 2).double(), ConvTranspose3d(3, 3, 2, 2).double()
         y = up(down(x))
-        geometry = weakref.ref(x.geometry)
+        geometry = weakref.ref(x.pyramid)
         del x, y
         assert geometry() is None
     finally:
@@ -235,9 +235,16 @@ def test_packed_keys_invert_and_order_like_rows() -> None:
     ],
 )
 def test_bad_coordinates_say_what_to_do(coords: list[list[int]], message: str) -> None:
-    x = SparseTensor(torch.ones(len(coords), 2), torch.tensor(coords))
-    with pytest.raises(InputError, match=message):
-        Conv3d(2, 2, 3)(x)
+    for dtype in (torch.int64, torch.int32):
+        with pytest.raises(InputError, match=message):
+            Conv3d(2, 2, 3)(SparseTensor(torch.ones(len(coords), 2), torch.tensor(coords, dtype=dtype)))
+        with pytest.raises(InputError, match=message):
+            Conv3d(2, 2, 2, 2)(SparseTensor(torch.ones(len(coords), 2), torch.tensor(coords, dtype=dtype)))
+
+
+def test_a_coordinate_beyond_32_bits_does_not_wrap_round() -> None:
+    with pytest.raises(InputError, match="larger voxels"):
+        SparseTensor(torch.ones(1, 2), torch.tensor([[0, (1 << 32) + 5, 0, 0]]))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:
@@ -253,7 +260,7 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="same voxels"):
         cat([x, random_scan(0.2, 3, seed=2)])
     with pytest.raises(InputError, match="none of"):
-        pool(x.feats, x.geometry.kernel_map((3, 3, 3), (1, 1, 1)), "median")
+        pool(x.feats, x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1)), "median")
 
 
 @pytest.mark.cuda

@@ -57,6 +57,14 @@ class Backbone(nn.Module, ABC):
     def forward(self, x: SparseTensor) -> list[SparseTensor]:
         """Features at every scale, coarsest first, finest (the input's voxels) last."""
 
+    @abstractmethod
+    def prepare(self, x: SparseTensor) -> None:
+        """Builds every kernel map that ``forward`` needs of these voxels.
+
+        Not necessary: ``forward`` builds what it misses. But a compiled ``forward`` is one graph only when nothing is
+        missing, and on a GPU the few waits for the device are then over before the first layer starts.
+        """
+
     @property
     def device(self) -> torch.device:
         return next(self.parameters()).device
@@ -90,6 +98,7 @@ class Backbone(nn.Module, ABC):
         was_training = self.training
         self.eval()
         try:
+            self.prepare(voxels.tensor)
             finest = self(voxels.tensor)[-1].feats.float()  # [V, D]
         finally:
             self.train(was_training)

@@ -20,13 +20,14 @@ import re
 from dataclasses import dataclass
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from clever3d.backbones.base import Backbone
 from clever3d.errors import InputError
 from clever3d.points import InputSpec
-from clever3d.sparse import Conv3d, ConvTranspose3d, SparseTensor, cat
+from clever3d.sparse import Conv3d, ConvTranspose3d, Epilogue, SparseTensor, cat
 
 
 def from_spvnas(name: str) -> str:
@@ -72,10 +73,23 @@ class MinkUNetConfig:
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over all voxels of the batch."""
+    """Batch normalisation over all voxels of the batch.
+
+    In training a single voxel has no variance: it is normalised with the running statistics, which stay as they are
+    (our choice; torch raises an error).
+    """
 
     def forward(self, x: SparseTensor) -> SparseTensor:  # type: ignore[override]
+        if self.training and x.feats.shape[0] < 2:
+            mean, variance = self.running_mean, self.running_var
+            return x.with_feats(F.batch_norm(x.feats, mean, variance, self.weight, self.bias, False, 0.0, self.eps))
         return x.with_feats(super().forward(x.feats))
+
+    def epilogue(self, residual: Tensor | None, relu: bool) -> Epilogue:
+        """With fixed statistics: ``(x - mean) / sqrt(var + eps) * weight + bias`` as ``x * scale + shift``."""
+        assert self.running_mean is not None and self.running_var is not None
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return Epilogue(scale, self.bias - self.running_mean * scale, residual, relu)
 
 
 class ReLU(nn.Module):
@@ -85,12 +99,31 @@ class ReLU(nn.Module):
         return x.with_feats(F.relu(x.feats))
 
 
+class ConvSequence(nn.Sequential):
+    """Convolutions, each followed by a BatchNorm and perhaps a ReLU; in inference each group is one pass."""
+
+    def forward(self, x: SparseTensor, residual: Tensor | None = None) -> SparseTensor:
+        """With ``residual`` ``[V, Cout]``: ReLU(sequence(x) + residual)."""
+        layers = list(self)
+        if self.training or torch.is_grad_enabled():
+            for layer in layers:
+                x = layer(x)
+            return x if residual is None else x.with_feats(F.relu(x.feats + residual))
+        for n, layer in enumerate(layers):
+            if not isinstance(layer, BatchNorm):
+                continue
+            last = n == len(layers) - 1
+            relu = residual is not None if last else isinstance(layers[n + 1], ReLU)
+            x = layers[n - 1](x, layer.epilogue(residual if last else None, relu))
+        return x
+
+
 class ResidualBlock(nn.Module):
     """ReLU( BN(conv3(ReLU(BN(conv3(x))))) + shortcut(x) ), the shortcut a BN(conv1(x)) where the width changes."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.main = nn.Sequential(
+        self.main = ConvSequence(
             Conv3d(in_channels, out_channels, 3),
             BatchNorm(out_channels),
             ReLU(),
@@ -99,22 +132,22 @@ class ResidualBlock(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
-            self.shortcut = nn.Sequential(Conv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
+            self.shortcut = ConvSequence(Conv3d(in_channels, out_channels, 1), BatchNorm(out_channels))
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        residual: Tensor = self.main(x).feats + self.shortcut(x).feats  # [V, Cout]
-        return x.with_feats(F.relu(residual))
+        y: SparseTensor = self.main(x, self.shortcut(x).feats)
+        return y
 
 
 def _residual_blocks(count: int, in_channels: int, out_channels: int) -> list[nn.Module]:
     return [ResidualBlock(in_channels if n == 0 else out_channels, out_channels) for n in range(count)]
 
 
-def _stem(in_channels: int, out_channels: int) -> nn.Sequential:
+def _stem(in_channels: int, out_channels: int) -> ConvSequence:
     layers: list[nn.Module] = []
     for channels in (in_channels, out_channels):
         layers += [Conv3d(channels, out_channels, 3), BatchNorm(out_channels), ReLU()]
-    return nn.Sequential(*layers)
+    return ConvSequence(*layers)
 
 
 class MinkUNet(Backbone):
@@ -127,14 +160,22 @@ class MinkUNet(Backbone):
         self.stem = _stem(len(input_spec.channels), width[0])
         self.encoders = nn.ModuleList()
         for n in range(4):
-            down = nn.Sequential(Conv3d(width[n], width[n], 2, stride=2), BatchNorm(width[n]), ReLU())
+            down = ConvSequence(Conv3d(width[n], width[n], 2, stride=2), BatchNorm(width[n]), ReLU())
             self.encoders.append(nn.Sequential(down, *_residual_blocks(config.blocks[n], width[n], width[n + 1])))
         self.decoders = nn.ModuleList()
         for n in range(4):
             before, after, skip = width[4 + n], width[5 + n], width[3 - n]
-            up = nn.Sequential(ConvTranspose3d(before, after, 2, stride=2), BatchNorm(after), ReLU())
+            up = ConvSequence(ConvTranspose3d(before, after, 2, stride=2), BatchNorm(after), ReLU())
             fuse = nn.Sequential(*_residual_blocks(config.blocks[4 + n], after + skip, after))
             self.decoders.append(nn.ModuleDict({"upsample": up, "fuse": fuse}))
+
+    def prepare(self, x: SparseTensor) -> None:
+        stride = x.stride
+        for level in range(5):
+            x.pyramid.prepare(stride, (3, 3, 3), (1, 1, 1), x.feats)
+            if level < 4:
+                x.pyramid.prepare(stride, (2, 2, 2), (2, 2, 2), x.feats)
+                stride = (2 * stride[0], 2 * stride[1], 2 * stride[2])
 
     def forward(self, x: SparseTensor) -> list[SparseTensor]:
         """Decoder features at strides 16 (bottleneck), 8, 4, 2, 1."""

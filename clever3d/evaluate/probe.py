@@ -81,8 +81,8 @@ def fit_linear_probe(
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = F.cross_entropy(x @ weight + bias, y, weight=class_weight) + weight_decay * weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    optimizer.step(closure)
     return LinearProbe(mean, std, weight.detach(), bias.detach())

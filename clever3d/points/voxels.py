@@ -10,7 +10,7 @@ from torch import Tensor
 from clever3d.points.checks import CheckedPoints
 from clever3d.points.spec import InputSpec
 from clever3d.sparse import SparseTensor
-from clever3d.sparse.coords import pack, unpack
+from clever3d.sparse.coords import check, pack, unpack
 
 #: Scales that bring the channels near 1 (our choice).
 HEIGHT_SCALE, RANGE_SCALE = 3.0, 40.0
@@ -69,6 +69,7 @@ def voxelize(scans: list[CheckedPoints], spec: InputSpec) -> Voxels:
         xyz = scan.xyz[scan.valid]
         grid = torch.floor(xyz.double() / spec.voxel_size)  # [M, 3]
         index = torch.cat([torch.full_like(grid[:, :1], batch), grid], dim=1).long()  # [M, 4]
+        check(index)
         keys.append(pack(index))
         intensity = None if scan.intensity is None else scan.intensity[scan.valid]
         channels.append(_channels(xyz, intensity, grid, spec))

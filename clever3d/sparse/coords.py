@@ -23,30 +23,32 @@ MARGIN = 64
 
 
 def pack(coords: Tensor) -> Tensor:
-    """Keys of coordinate rows.
+    """Keys of coordinate rows, not checked: see :func:`check`.
 
     Args:
         coords: integer ``[V, 4]`` rows ``(batch, x, y, z)``; x, y, z may be negative.
 
     Returns:
         int64 ``[V]``.
-
-    Raises:
-        InputError: a coordinate or a batch index is too large for its field.
     """
-    coords = coords.long()
-    if len(coords):
-        low, high = (int(v) for v in torch.aminmax(coords[:, 1:]))
-        limit = HALF - MARGIN
-        if low < -limit or high >= limit:
-            raise InputError(
-                f"voxel coordinates {low}..{high} exceed +-{limit}: use larger voxels, or crop or split the cloud"
-            )
-        first, last = (int(v) for v in torch.aminmax(coords[:, 0]))
-        if first < 0 or last >= MAX_BATCH:
-            raise InputError(f"batch indices {first}..{last} are outside 0..{MAX_BATCH - 1}: use smaller batches")
-    batch, x, y, z = coords.unbind(1)
+    batch, x, y, z = coords.long().unbind(1)
     return (((batch << BITS | (x + HALF)) << BITS) | (y + HALF)) << BITS | (z + HALF)
+
+
+def check(coords: Tensor) -> None:
+    """Raises InputError where a coordinate or a batch index is too large for its field of the key."""
+    if not len(coords):
+        return
+    low, high = torch.aminmax(coords, dim=0)
+    (first, *low_xyz), (last, *high_xyz) = torch.stack([low, high]).tolist()
+    limit = HALF - MARGIN
+    if min(low_xyz) < -limit or max(high_xyz) >= limit:
+        raise InputError(
+            f"voxel coordinates {min(low_xyz)}..{max(high_xyz)} exceed +-{limit}: use larger voxels, "
+            "or crop or split the cloud"
+        )
+    if first < 0 or last >= MAX_BATCH:
+        raise InputError(f"batch indices {first}..{last} are outside 0..{MAX_BATCH - 1}: use smaller batches")
 
 
 def unpack(keys: Tensor) -> Tensor:
@@ -63,12 +65,28 @@ def shift(offset: tuple[int, int, int]) -> int:
 
 
 class SortedKeys:
-    """Keys in ascending order with their original rows: a dictionary that works on any device."""
+    """Keys in ascending order with their original rows: a dictionary that works on any device.
 
-    def __init__(self, coords: Tensor) -> None:
+    Args:
+        coords: int ``[V, 4]``.
+        ascending: the rows are known to be distinct, in range and in ascending order, and are not checked.
+
+    Raises:
+        InputError: a voxel occurs twice, or a coordinate is out of range.
+    """
+
+    def __init__(self, coords: Tensor, *, ascending: bool = False) -> None:
+        self.rows: Tensor | None = None  # [V]; None: the rows are in order already
+        if ascending:
+            self.keys = pack(coords)  # [V]
+            return
+        check(coords)
         keys = pack(coords)
-        self.keys, self.rows = torch.sort(keys)  # [V], [V]
-        self.in_order = bool((self.rows[1:] > self.rows[:-1]).all())
+        steps = keys[1:] - keys[:-1]
+        if bool((steps > 0).all()):
+            self.keys = keys
+            return
+        self.keys, self.rows = torch.sort(keys)
         if bool((self.keys[1:] == self.keys[:-1]).any()):
             raise InputError("coordinates hold a voxel twice: voxelise the points first (clever3d.points.voxelize)")
 
@@ -87,4 +105,13 @@ class SortedKeys:
         place = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)  # [Q]
         found = (self.keys[place] == queries).nonzero().squeeze(1)  # [M]
         place = place[found]
-        return found, place if self.in_order else self.rows[place]
+        return found, place if self.rows is None else self.rows[place]
+
+    def lookup(self, queries: Tensor) -> Tensor:
+        """Row of every queried key, -1 where there is none; int32, of the queries' shape. No wait for the device."""
+        if not len(self.keys):
+            return torch.full_like(queries, -1, dtype=torch.int32)
+        place = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)
+        found = self.keys[place] == queries
+        row = place if self.rows is None else self.rows[place]
+        return torch.where(found, row, -1).int()

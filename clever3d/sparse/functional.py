@@ -2,82 +2,63 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from clever3d.errors import InputError
+from clever3d.sparse.engines import engine_for
+from clever3d.sparse.engines.epilogue import Epilogue
 from clever3d.sparse.kernel_map import KernelMap
 
 
-class _Convolve(torch.autograd.Function):
-    """``out[o] = sum_k feats[i_k(o)] @ kernel[k]`` and its exact gradients, one matrix product per kernel offset.
-
-    Gather, multiply, scatter-add per offset: the gathered block stays in the cache, empty offsets cost nothing, and
-    memory beyond input and output is one offset's block (measured in ``benchmarks/engine.py``).
-    """
-
-    @staticmethod
-    def forward(ctx: Any, feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
-        ctx.save_for_backward(feats, kernel)
-        ctx.kernel_map = kernel_map
-        identity = kernel_map.identity
-        shape = kernel_map.num_out, kernel.shape[2]
-        out = feats.new_zeros(shape) if identity is None else feats @ kernel[identity]  # [Vout, Cout]
-        for k, (rows_in, rows_out) in enumerate(kernel_map.pairs):
-            if k != identity and len(rows_in):
-                out.index_add_(0, rows_out, feats.index_select(0, rows_in) @ kernel[k])
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        feats, kernel = ctx.saved_tensors
-        kernel_map: KernelMap = ctx.kernel_map
-        need_feats, need_kernel, _ = ctx.needs_input_grad
-        grad_out = grad_out.contiguous()
-        grad_feats = feats.new_zeros(feats.shape) if need_feats else None
-        grad_kernel = kernel.new_zeros(kernel.shape) if need_kernel else None
-        for k, (rows_in, rows_out) in enumerate(kernel_map.pairs):
-            if not len(rows_in):
-                continue
-            identity = k == kernel_map.identity
-            grad_block = grad_out if identity else grad_out.index_select(0, rows_out)  # [P, Cout]
-            if grad_feats is not None:
-                grad_feats.index_add_(0, rows_in, grad_block @ kernel[k].T)
-            if grad_kernel is not None:
-                block = feats if identity else feats.index_select(0, rows_in)  # [P, Cin]
-                torch.mm(block.T, grad_block, out=grad_kernel[k])
-        return grad_feats, grad_kernel, None
-
-
-def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap) -> Tensor:
-    """Sparse convolution (cross-correlation, as ``torch.nn.functional.conv3d``).
+def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, epilogue: Epilogue | None = None) -> Tensor:
+    """Sparse convolution (cross-correlation, as ``torch.nn.functional.conv3d``), by the engine that is chosen.
 
     ``out[o] = sum over offsets k and pairs (i, o) of k:  feats[i] @ kernel[k]``
+
+    Products are summed in float32 (float64 for float64). Under autocast features and kernel are cast to its dtype;
+    values beyond the range of float16 end at +-65,504.
 
     Args:
         feats: ``[Vin, Cin]``.
         kernel: ``[K, Cin, Cout]``, slices in the order of :func:`clever3d.sparse.kernel_offsets`.
         kernel_map: pairs for the K offsets; its ``reversed`` gives the transposed convolution.
+        epilogue: what to do with the result in the same pass; inference only.
 
     Returns:
         ``[Vout, Cout]``; rows that no pair reaches are zero.
 
     Raises:
-        InputError: shapes that do not fit together.
+        InputError: shapes, types or devices that do not fit together, or the engine that was asked for cannot be used.
     """
-    if kernel.ndim != 3 or len(kernel) != len(kernel_map.sizes):
-        raise InputError(f"kernel must be [{len(kernel_map.sizes)}, Cin, Cout], got {list(kernel.shape)}")
-    if feats.shape != (kernel_map.num_in, kernel.shape[1]):
+    if kernel.ndim != 3 or len(kernel) != kernel_map.volume:
+        raise InputError(f"kernel must be [{kernel_map.volume}, Cin, Cout], got {list(kernel.shape)}")
+    if feats.ndim != 2 or feats.shape[0] != kernel_map.in_coords.shape[0] or feats.shape[1] != kernel.shape[1]:
         raise InputError(
             f"feats must be [{kernel_map.num_in}, {kernel.shape[1]}] for this map and kernel, got {list(feats.shape)}"
         )
-    if torch.is_autocast_enabled(feats.device.type):
-        dtype = torch.get_autocast_dtype(feats.device.type)
-        feats, kernel = feats.to(dtype), kernel.to(dtype)
-    out: Tensor = _Convolve.apply(feats, kernel, kernel_map)
+    if not feats.device == kernel.device == kernel_map.in_coords.device:
+        raise InputError(
+            f"feats are on {feats.device}, the kernel on {kernel.device}, the voxels on {kernel_map.in_coords.device}: "
+            "move them to one device"
+        )
+    feats, kernel = autocast(feats), autocast(kernel)
+    if feats.dtype != kernel.dtype or not feats.is_floating_point():
+        raise InputError(f"feats are {feats.dtype}, the kernel is {kernel.dtype}: use one float type, or autocast")
+    out: Tensor = engine_for(feats).convolve(feats, kernel, kernel_map, epilogue)
     return out
+
+
+def autocast(tensor: Tensor) -> Tensor:
+    """The tensor in autocast's dtype where autocast is on (float64 stays, as in torch), else as it is."""
+    device = tensor.device.type
+    if not torch.is_autocast_enabled(device) or tensor.dtype == torch.float64:
+        return tensor
+    dtype = torch.get_autocast_dtype(device)
+    if tensor.dtype == torch.float32 and dtype == torch.float16:
+        limit = torch.finfo(dtype).max
+        tensor = tensor.clamp(-limit, limit)
+    return tensor.to(dtype)
 
 
 def pool(feats: Tensor, kernel_map: KernelMap, mode: str) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from clever3d.errors import InputError
-from clever3d.sparse.coords import SortedKeys, pack, shift, unpack
+from clever3d.sparse.coords import MARGIN, SortedKeys, check, pack, shift, unpack
 
 Triple = tuple[int, int, int]
 
@@ -30,6 +30,8 @@ def kernel_offsets(size: int | Triple) -> list[Triple]:
     size = as_triple(size)
     if min(size) < 1:
         raise InputError(f"kernel size {size} must be positive")
+    if max(size) > MARGIN:
+        raise InputError(f"kernel size {size} exceeds {MARGIN} voxels: use a stride, or larger voxels")
     xs, ys, zs = (range(-s // 2 + 1, s // 2 + 1) for s in size)
     if (size[0] * size[1] * size[2]) % 2:
         return [(x, y, z) for z, y, x in itertools.product(zs, ys, xs)]
@@ -47,78 +49,167 @@ def downsample_coords(coords: Tensor, stride: int | Triple) -> Tensor:
     Returns:
         int32 ``[U, 4]``.
     """
-    divisor = torch.tensor([1, *as_triple(stride)], device=coords.device)
-    coarse = torch.div(coords.long(), divisor, rounding_mode="floor")
-    return unpack(torch.unique(pack(coarse)))
+    stride = as_triple(stride)
+    if not all(1 <= s <= MARGIN for s in stride):
+        raise InputError(f"stride {stride} must lie in 1..{MARGIN} along each axis")
+    check(coords)
+    return coarsen(coords, stride)
 
 
-@dataclass(frozen=True)
+def coarsen(coords: Tensor, stride: Triple) -> Tensor:
+    """``downsample_coords`` of rows that are known to be in range; on a GPU it waits once, for the number of rows."""
+    batch, *xyz = coords.unbind(1)
+    floored = [torch.div(c, s, rounding_mode="floor") for c, s in zip(xyz, stride, strict=True)]
+    return unpack(torch.unique(pack(torch.stack([batch, *floored], dim=1))))
+
+
+@dataclass(frozen=True, eq=False)
 class KernelMap:
-    """Pairs of (input row, output row), grouped by kernel offset.
+    """Pairs (i, o) of voxels for each kernel offset: ``in_coords[i] == stride * out_coords[o] + offset``.
 
-    ``in_rows`` and ``out_rows`` are int64 ``[P]``; ``sizes[k]`` pairs belong to offset ``k``. Within one offset every
-    input row and every output row occurs at most once; that is what makes ``index_add_`` deterministic on a CPU.
+    Two forms of it are made on first use and kept: the pairs, grouped by offset (``in_rows``, ``out_rows``,
+    ``sizes``), and the table of neighbours. ``reversed`` is the map of the transposed convolution: input and output
+    swapped, offsets unchanged.
+
+    Attributes:
+        in_coords, out_coords: int32 ``[Vin, 4]`` and ``[Vout, 4]``.
+        kernel_size, stride: of the convolution that leads from fine to coarse.
+        transposed: this is the map from coarse to fine.
+        in_keys: the keys of the fine voxels.
+        cache: what has been derived from this map and from its reverse, by name; engines keep their own forms here.
     """
 
-    in_rows: Tensor
-    out_rows: Tensor
-    sizes: tuple[int, ...]
-    num_in: int
-    num_out: int
+    in_coords: Tensor
+    out_coords: Tensor
+    kernel_size: Triple
+    stride: Triple
+    in_keys: SortedKeys
+    transposed: bool = False
+    cache: dict[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """``(in_rows, out_rows)`` of each offset."""
-        return list(
-            zip(torch.split(self.in_rows, list(self.sizes)), torch.split(self.out_rows, list(self.sizes)), strict=True)
+    @property
+    def reversed(self) -> KernelMap:
+        return KernelMap(
+            self.out_coords,
+            self.in_coords,
+            self.kernel_size,
+            self.stride,
+            self.in_keys,
+            not self.transposed,
+            self.cache,
         )
 
-    @cached_property
+    @property
+    def num_in(self) -> int:
+        return len(self.in_coords)
+
+    @property
+    def num_out(self) -> int:
+        return len(self.out_coords)
+
+    @property
+    def volume(self) -> int:
+        """K, the number of kernel offsets."""
+        return self.kernel_size[0] * self.kernel_size[1] * self.kernel_size[2]
+
+    @property
+    def submanifold(self) -> bool:
+        """Input and output are the same voxels, row by row."""
+        return self.in_coords is self.out_coords
+
+    @property
+    def symmetric(self) -> bool:
+        """The reverse map is this one with the offsets in reverse order (submanifold, odd kernel)."""
+        return self.submanifold and self.volume % 2 == 1
+
+    @property
     def identity(self) -> int | None:
-        """The offset that maps row i to row i for all rows (the centre of a submanifold kernel), if there is one."""
-        if self.num_in != self.num_out:
-            return None
-        for k, (rows_in, rows_out) in enumerate(self.pairs):
-            if len(rows_in) == self.num_in and torch.equal(rows_in, rows_out):
-                return k
-        return None
+        """The offset (0, 0, 0) of a submanifold map: it pairs every voxel with itself."""
+        return kernel_offsets(self.kernel_size).index((0, 0, 0)) if self.submanifold else None
 
-    @cached_property
-    def reversed(self) -> KernelMap:
-        """The map of the transposed convolution: input and output swapped, kernel offsets unchanged."""
-        return KernelMap(self.out_rows, self.in_rows, self.sizes, self.num_out, self.num_in)
+    @property
+    def in_rows(self) -> Tensor:
+        """int64 ``[P]``; within one offset every row occurs at most once."""
+        return self._flat()[1 if self.transposed else 0]
 
+    @property
+    def out_rows(self) -> Tensor:
+        """int64 ``[P]``; within one offset every row occurs at most once, so ``index_add_`` is deterministic."""
+        return self._flat()[0 if self.transposed else 1]
 
-def build_kernel_map(
-    in_keys: SortedKeys, in_coords: Tensor, out_coords: Tensor, kernel_size: int | Triple, stride: int | Triple
-) -> KernelMap:
-    """Kernel map of a convolution: output voxel o sees the input voxels ``stride * o + offset``.
+    @property
+    def sizes(self) -> Tensor:
+        """int64 ``[K]`` on the CPU: how many of the pairs belong to each offset."""
+        return self._flat()[2]
 
-    One binary search of all output keys per offset. When input and output are the same voxels (stride 1, odd kernel)
-    only half of the offsets is searched, because the pairs of ``-offset`` are those of ``offset`` swapped.
+    @property
+    def pairs(self) -> list[tuple[Tensor, Tensor]]:
+        """``(in_rows, out_rows)`` of each offset."""
+        sizes = self.sizes.tolist()
+        return list(zip(self.in_rows.split(sizes), self.out_rows.split(sizes), strict=True))
 
-    Args:
-        in_keys: the sorted keys of ``in_coords``.
-        in_coords: int ``[Vin, 4]``.
-        out_coords: int ``[Vout, 4]``, the same tensor object as ``in_coords`` for a submanifold convolution.
-    """
-    offsets = kernel_offsets(kernel_size)
-    step = torch.tensor([1, *as_triple(stride)], device=out_coords.device)
-    base = pack(out_coords.long() * step)  # [Vout] keys of the input voxel at offset (0, 0, 0)
-    submanifold = in_coords is out_coords
-    groups: dict[Triple, tuple[Tensor, Tensor]] = {}
-    for offset in offsets:
-        mirrored = groups.get((-offset[0], -offset[1], -offset[2]))
-        if submanifold and mirrored is not None:
-            groups[offset] = (mirrored[1], mirrored[0])
-        else:
-            rows_out, rows_in = in_keys.find(base + shift(offset))
-            groups[offset] = (rows_in, rows_out)
-    ordered = [groups[offset] for offset in offsets]
-    return KernelMap(
-        in_rows=torch.cat([rows_in for rows_in, _ in ordered]),
-        out_rows=torch.cat([rows_out for _, rows_out in ordered]),
-        sizes=tuple(len(rows_in) for rows_in, _ in ordered),
-        num_in=len(in_coords),
-        num_out=len(out_coords),
-    )
+    @property
+    def table(self) -> Tensor:
+        """int32 ``[K, Vout]``: the input row that meets each output row under each offset, -1 where there is none."""
+        name = "table to fine" if self.transposed else "table to coarse"
+        if name not in self.cache:
+            self.cache[name] = self._reverse_table() if self.transposed else self._search_table()
+        table: Tensor = self.cache[name]
+        return table
+
+    def _flat(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(fine rows, coarse rows, sizes)."""
+        if "pairs" not in self.cache:
+            forward = self.reversed if self.transposed else self
+            self.cache["pairs"] = forward._list_table() if self.in_coords.is_cuda else forward._search_pairs()
+        flat: tuple[Tensor, Tensor, Tensor] = self.cache["pairs"]
+        return flat
+
+    def _base(self) -> Tensor:
+        """int64 ``[Vout]``: keys of the input voxels under offset (0, 0, 0)."""
+        if self.stride == (1, 1, 1) and self.submanifold and self.in_keys.rows is None:
+            return self.in_keys.keys
+        step = self.out_coords.new_tensor([1, *self.stride])
+        return pack(self.out_coords * step)
+
+    def _search_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """One binary search of all output keys per offset. In a submanifold map only half of the offsets is searched,
+        because the pairs of ``-offset`` are those of ``offset`` swapped."""
+        base = self._base()
+        groups: dict[Triple, tuple[Tensor, Tensor]] = {}
+        for offset in kernel_offsets(self.kernel_size):
+            mirrored = groups.get((-offset[0], -offset[1], -offset[2]))
+            if self.submanifold and offset == (0, 0, 0):
+                rows = torch.arange(self.num_in, device=base.device)
+                groups[offset] = (rows, rows)
+            elif self.submanifold and mirrored is not None:
+                groups[offset] = (mirrored[1], mirrored[0])
+            else:
+                rows_out, rows_in = self.in_keys.find(base + shift(offset))
+                groups[offset] = (rows_in, rows_out)
+        fine, coarse = zip(*groups.values(), strict=True)
+        return torch.cat(fine), torch.cat(coarse), torch.tensor([len(rows) for rows in fine])
+
+    def _search_table(self) -> Tensor:
+        """All offsets in one search: a handful of launches and no wait on a GPU."""
+        shifts = torch.tensor([shift(offset) for offset in kernel_offsets(self.kernel_size)])
+        queries = self._base() + shifts.to(self.in_coords.device, non_blocking=True).unsqueeze(1)  # [K, Vout]
+        return self.in_keys.lookup(queries)
+
+    def _list_table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The pairs that a table holds; waits for the device."""
+        table = self.table
+        offset, coarse = (table >= 0).nonzero().unbind(1)  # ascending in the offset
+        return table[offset, coarse].long(), coarse, torch.bincount(offset, minlength=len(table)).cpu()
+
+    def _reverse_table(self) -> Tensor:
+        if self.symmetric:
+            return self.reversed.table.flip(0)
+        forward = self.reversed.table  # [K, coarse]
+        fine = self.num_out
+        rows = torch.arange(forward.shape[1], dtype=torch.int32, device=forward.device).expand_as(forward)
+        table = torch.full((len(forward), fine + 1), -1, dtype=torch.int32, device=forward.device)
+        table.scatter_(
+            1, torch.where(forward >= 0, forward, fine).long(), rows
+        )  # absent ones fall into the last column
+        return table[:, :fine].contiguous()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from clever3d.errors import InputError
+from clever3d.sparse.engines.epilogue import Epilogue, apply_, narrow
 from clever3d.sparse.functional import convolve, pool
-from clever3d.sparse.kernel_map import Triple, as_triple
+from clever3d.sparse.kernel_map import KernelMap, Triple, as_triple
 from clever3d.sparse.tensor import SparseTensor
 
 
@@ -42,8 +44,20 @@ class _ConvBase(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
 
-    def _finish(self, feats: Tensor) -> Tensor:
-        return feats if self.bias is None else feats + self.bias.to(feats.dtype)
+    def _convolve(self, feats: Tensor, kernel_map: KernelMap, epilogue: Epilogue | None) -> Tensor:
+        kernel = self.kernel if self.kernel.ndim == 3 else self.kernel.unsqueeze(0)
+        if epilogue is None:
+            feats = convolve(feats, kernel, kernel_map)
+            return feats if self.bias is None else feats + self.bias.to(feats.dtype)
+        return convolve(feats, kernel, kernel_map, self._with_bias(epilogue))
+
+    def _with_bias(self, epilogue: Epilogue) -> Epilogue:
+        """The bias comes before the normalisation: ``(x + bias) * scale + shift``."""
+        if self.bias is None:
+            return epilogue
+        if epilogue.scale is None or epilogue.shift is None:
+            return replace(epilogue, scale=torch.ones_like(self.bias), shift=self.bias)
+        return replace(epilogue, shift=self.bias * epilogue.scale + epilogue.shift)
 
 
 class Conv3d(_ConvBase):
@@ -52,14 +66,19 @@ class Conv3d(_ConvBase):
     ``out[o] = bias + sum_k x[stride * o + offset_k] @ kernel[k]`` over the occupied input voxels.
     """
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
+    def forward(self, x: SparseTensor, epilogue: Epilogue | None = None) -> SparseTensor:
+        """``epilogue`` is applied to the result in the same pass (inference only)."""
         if self.volume == 1 and self.stride == (1, 1, 1):
-            return x.with_feats(self._finish(x.feats @ self.kernel))
-        kernel = self.kernel if self.kernel.ndim == 3 else self.kernel.unsqueeze(0)
-        target = x.geometry.coarser(self.stride)
-        kernel_map = x.geometry.kernel_map(self.kernel_size, self.stride)
-        feats = self._finish(convolve(x.feats, kernel, kernel_map))
-        return x.at(target, feats, x.scale_stride(self.stride))
+            return x.with_feats(self._pointwise(x.feats, epilogue))
+        kernel_map = x.pyramid.kernel_map(x.stride, self.kernel_size, self.stride)
+        return x.at(x.coarser(self.stride), self._convolve(x.feats, kernel_map, epilogue))
+
+    def _pointwise(self, feats: Tensor, epilogue: Epilogue | None) -> Tensor:
+        out = feats @ self.kernel
+        if epilogue is None:
+            return out if self.bias is None else out + self.bias.to(out.dtype)
+        end = self._with_bias(epilogue)
+        return narrow(apply_(out.float(), end.scale, end.shift, end.residual, end.relu), out.dtype)
 
 
 class ConvTranspose3d(_ConvBase):
@@ -69,16 +88,13 @@ class ConvTranspose3d(_ConvBase):
     ``out[stride * i + offset_k] += x[i] @ kernel[k]``.
     """
 
-    def forward(self, x: SparseTensor) -> SparseTensor:
-        """Raises InputError when ``x`` was not made by a convolution of the same stride."""
-        finer = x.geometry.finer
-        if finer is None or x.geometry.stride_to_finer != self.stride:
+    def forward(self, x: SparseTensor, epilogue: Epilogue | None = None) -> SparseTensor:
+        """Raises InputError when there are no finer voxels to go to: x has not come down by this stride."""
+        finer = tuple(a // b for a, b in zip(x.stride, self.stride, strict=True))
+        if finer not in x.pyramid.levels or x.stride != tuple(a * b for a, b in zip(finer, self.stride, strict=True)):
             raise InputError(f"ConvTranspose3d with stride {self.stride} needs the output of a Conv3d of that stride")
-        kernel = self.kernel if self.kernel.ndim == 3 else self.kernel.unsqueeze(0)
-        kernel_map = finer.kernel_map(self.kernel_size, self.stride).reversed
-        feats = self._finish(convolve(x.feats, kernel, kernel_map))
-        stride = tuple(a // b for a, b in zip(x.stride, self.stride, strict=True))
-        return x.at(finer, feats, stride)  # type: ignore[arg-type]
+        kernel_map = x.pyramid.kernel_map(finer, self.kernel_size, self.stride).reversed
+        return x.at(finer, self._convolve(x.feats, kernel_map, epilogue))
 
 
 class Pool3d(nn.Module):
@@ -89,6 +105,5 @@ class Pool3d(nn.Module):
         self.kernel_size, self.stride, self.mode = as_triple(kernel_size), as_triple(stride), mode
 
     def forward(self, x: SparseTensor) -> SparseTensor:
-        target = x.geometry.coarser(self.stride)
-        kernel_map = x.geometry.kernel_map(self.kernel_size, self.stride)
-        return x.at(target, pool(x.feats, kernel_map, self.mode), x.scale_stride(self.stride))
+        kernel_map = x.pyramid.kernel_map(x.stride, self.kernel_size, self.stride)
+        return x.at(x.coarser(self.stride), pool(x.feats, kernel_map, self.mode))

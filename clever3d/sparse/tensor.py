@@ -3,71 +3,86 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from clever3d.errors import InputError
-from clever3d.sparse.coords import SortedKeys
-from clever3d.sparse.kernel_map import KernelMap, Triple, as_triple, build_kernel_map, downsample_coords
+from clever3d.sparse.coords import SortedKeys, check
+from clever3d.sparse.engines import engine_for
+from clever3d.sparse.kernel_map import KernelMap, Triple, coarsen
 
 
-class Geometry:
-    """Everything about the voxels of one resolution that does not depend on features; shared by all layers there.
+class Pyramid:
+    """The voxels of one batch at every resolution, and the kernel maps between them.
 
-    Sorted keys, kernel maps and the next coarser resolution are made on first use and kept. A coarser geometry holds
-    its finer one, not the other way round, so that a batch is freed by reference counting as soon as it is dropped.
+    Everything here is independent of features, is made on first use, and is shared by all layers and all tensors of the
+    batch. Resolutions are named by their stride; a coarser one does not depend on the way to it, because
+    ``floor(floor(c / a) / b) == floor(c / (a * b))``.
     """
 
-    def __init__(self, coords: Tensor, finer: Geometry | None = None, stride: Triple = (1, 1, 1)) -> None:
-        self.coords = coords  # [V, 4] int32
-        self.finer = finer
-        self.stride_to_finer = stride
-        self._keys: SortedKeys | None = None
-        self._maps: dict[tuple[Triple, Triple], KernelMap] = {}
-        self._coarser: WeakValueDictionary[Triple, Geometry] = WeakValueDictionary()
+    def __init__(self, coords: Tensor, stride: Triple = (1, 1, 1)) -> None:
+        self.finest = stride
+        self.levels: dict[Triple, Tensor] = {stride: coords}  # [V, 4] int32
+        self._keys: dict[Triple, SortedKeys] = {}
+        self._maps: dict[tuple[Triple, Triple, Triple], KernelMap] = {}
 
-    @property
-    def keys(self) -> SortedKeys:
-        if self._keys is None:
-            self._keys = SortedKeys(self.coords)
-        return self._keys
+    def coords(self, stride: Triple) -> Tensor:
+        """int32 ``[V, 4]`` of the resolution ``stride``, a multiple of the finest one's."""
+        if stride not in self.levels:
+            if any(s % f or s < f for s, f in zip(stride, self.finest, strict=True)):
+                raise InputError(f"there are no voxels of stride {stride} in a tensor of stride {self.finest}")
+            self._sorted_keys(self.finest)  # checks the range before anything is derived
+            divisors = [t for t in self.levels if all(s % u == 0 for s, u in zip(stride, t, strict=True))]
+            source = max(divisors, key=lambda t: t[0] * t[1] * t[2])
+            factor = (stride[0] // source[0], stride[1] // source[1], stride[2] // source[2])
+            self.levels[stride] = coarsen(self.levels[source], factor)
+        return self.levels[stride]
 
-    def coarser(self, stride: Triple) -> Geometry:
-        """The geometry of ``floor(c / stride)``; the same object for every layer that asks."""
-        if stride == (1, 1, 1):
-            return self
-        coarser = self._coarser.get(stride)
-        if coarser is None:
-            coarser = Geometry(downsample_coords(self.coords, stride), finer=self, stride=stride)
-            self._coarser[stride] = coarser
-        return coarser
+    def kernel_map(self, stride: Triple, kernel_size: Triple, step: Triple) -> KernelMap:
+        """The map of a convolution that leads from ``stride`` to ``stride * step``."""
+        found = self._maps.get((stride, kernel_size, step))
+        return self._build(stride, kernel_size, step) if found is None else found
 
-    def kernel_map(self, kernel_size: Triple, stride: Triple) -> KernelMap:
-        """The map of a convolution from here to ``coarser(stride)``."""
-        if (kernel_size, stride) not in self._maps:
-            target = self.coarser(stride)
-            self._maps[kernel_size, stride] = build_kernel_map(
-                self.keys, self.coords, target.coords, kernel_size, stride
-            )
-        return self._maps[kernel_size, stride]
+    def prepare(self, stride: Triple, kernel_size: Triple, step: Triple, feats: Tensor) -> None:
+        """Makes a kernel map, with what the engine for ``feats`` needs of it in both directions."""
+        kernel_map = self.kernel_map(stride, kernel_size, step)
+        engine = engine_for(feats)
+        engine.prepare(kernel_map)
+        if not kernel_map.submanifold:
+            engine.prepare(kernel_map.reversed)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _build(self, stride: Triple, kernel_size: Triple, step: Triple) -> KernelMap:
+        coarse = (stride[0] * step[0], stride[1] * step[1], stride[2] * step[2])
+        made = KernelMap(self.coords(stride), self.coords(coarse), kernel_size, step, self._sorted_keys(stride))
+        self._maps[stride, kernel_size, step] = made
+        return made
+
+    def _sorted_keys(self, stride: Triple) -> SortedKeys:
+        if stride not in self._keys:
+            self._keys[stride] = SortedKeys(self.coords(stride), ascending=stride != self.finest)
+        return self._keys[stride]
 
 
 @dataclass(frozen=True)
 class SparseTensor:
-    """Features of occupied voxels. Immutable: layers return new tensors that share the geometry.
+    """Features of occupied voxels. Immutable: layers return new tensors that share the pyramid.
 
     Attributes:
         feats: ``[V, C]``, float.
         coords: int32 ``[V, 4]`` rows ``(batch, x, y, z)``, each at most once, in units of this resolution's voxels.
         stride: edge of a voxel in voxels of the finest resolution, per axis.
+        pyramid: all resolutions of the batch; made from ``coords`` when it is not given.
+
+    Raises:
+        InputError: shapes or devices that do not fit together.
     """
 
     feats: Tensor
     coords: Tensor
     stride: Triple = (1, 1, 1)
-    geometry: Geometry = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
+    pyramid: Pyramid = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if self.coords.ndim != 2 or self.coords.shape[1] != 4 or self.coords.is_floating_point():
@@ -75,19 +90,29 @@ class SparseTensor:
                 "coords must be an integer [V, 4] tensor (batch, x, y, z), "
                 f"got {self.coords.dtype} {list(self.coords.shape)}"
             )
-        if self.feats.ndim != 2 or len(self.feats) != len(self.coords):
+        if self.feats.ndim != 2 or self.feats.shape[0] != self.coords.shape[0]:
             raise InputError(f"feats must be [V, C] with V = {len(self.coords)}, got {list(self.feats.shape)}")
-        if self.geometry is None:
-            object.__setattr__(self, "coords", self.coords.int())
-            object.__setattr__(self, "geometry", Geometry(self.coords))
+        if self.feats.device != self.coords.device:
+            raise InputError(
+                f"feats are on {self.feats.device}, coords on {self.coords.device}: move one to the other's device"
+            )
+        if self.pyramid is None:
+            if self.coords.dtype != torch.int32:
+                check(self.coords)  # before a large number wraps round
+                object.__setattr__(self, "coords", self.coords.int())
+            object.__setattr__(self, "pyramid", Pyramid(self.coords, self.stride))
 
     def with_feats(self, feats: Tensor) -> SparseTensor:
         """The same voxels with other features."""
-        return SparseTensor(feats, self.coords, self.stride, self.geometry)
+        return SparseTensor(feats, self.coords, self.stride, self.pyramid)
 
-    def at(self, geometry: Geometry, feats: Tensor, stride: Triple) -> SparseTensor:
+    def at(self, stride: Triple, feats: Tensor) -> SparseTensor:
         """Features at another resolution of the same scans."""
-        return SparseTensor(feats, geometry.coords, stride, geometry)
+        return SparseTensor(feats, self.pyramid.coords(stride), stride, self.pyramid)
+
+    def coarser(self, step: Triple) -> Triple:
+        """The stride of the voxels ``floor(c / step)``."""
+        return self.stride[0] * step[0], self.stride[1] * step[1], self.stride[2] * step[2]
 
     @property
     def num_scans(self) -> int:
@@ -97,19 +122,14 @@ class SparseTensor:
     def __len__(self) -> int:
         return len(self.coords)
 
-    def scale_stride(self, factor: int | Triple) -> Triple:
-        """This tensor's stride times ``factor``."""
-        factor = as_triple(factor)
-        return self.stride[0] * factor[0], self.stride[1] * factor[1], self.stride[2] * factor[2]
-
 
 def cat(tensors: list[SparseTensor]) -> SparseTensor:
     """Concatenates features of tensors that share their voxels (skip connections).
 
     Raises:
-        InputError: the tensors do not share one geometry.
+        InputError: the tensors do not share their voxels.
     """
     first = tensors[0]
-    if any(t.geometry is not first.geometry for t in tensors):
+    if any(t.pyramid is not first.pyramid or t.stride != first.stride for t in tensors):
         raise InputError("only tensors on the same voxels can be concatenated")
     return first.with_feats(torch.cat([t.feats for t in tensors], dim=1))

@@ -219,7 +219,7 @@ def _step(task: Task, optimizer: torch.optim.Optimizer, config: LoopConfig, step
     if not math.isfinite(value):
         raise _diverged("loss", value, step)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = float(nn.utils.clip_grad_norm_(task.module.parameters(), config.clip))
     if not math.isfinite(norm):  # a step would put NaN into the parameters, and the next save into the state
         raise _diverged("gradient's norm", norm, step)
