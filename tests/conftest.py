@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 if TYPE_CHECKING:
     from clever3d.backbones import Backbone
@@ -16,16 +17,15 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported: it reads this once
 os.environ["MPLBACKEND"] = "Agg"
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, by whatever test comes first
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     on_gpu = [item for item in items if item.get_closest_marker("cuda")]
-    if on_gpu:
-        import torch
-
-        if not torch.cuda.is_available():
-            for item in on_gpu:
-                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+    if not torch.cuda.is_available():
+        for item in on_gpu:
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -72,8 +72,6 @@ def shared_data_more() -> Path:
 @pytest.fixture()
 def small() -> Backbone:
     """A network of a few thousand parameters whose statistics differ from those of a new one."""
-    import torch
-
     from clever3d.backbones import InputSpec, create_backbone
 
     generator = torch.Generator().manual_seed(0)

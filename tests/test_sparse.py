@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 import torch
+from dense import dense_convolution, dense_transposed, random_scan
 from torch import Tensor
-from torch.nn import functional as F
 
 from clever3d.errors import InputError
 from clever3d.sparse import (
@@ -24,42 +24,6 @@ from clever3d.sparse import (
     pool,
 )
 from clever3d.sparse.coords import pack, unpack
-
-EXTENT = 11  # odd on purpose; coordinates run from -EXTENT // 2 up
-LOW = -6  # even, so that the dense grid's stride-2 windows start where floor(c / 2) does
-SIZE = 12
-
-
-def random_scan(density: float, channels: int, seed: int, scans: int = 2) -> SparseTensor:
-    """Voxels of random occupancy around the origin, rows shuffled, float64 features that require grad."""
-    generator = torch.Generator().manual_seed(seed)
-    grid = torch.rand(scans, EXTENT, EXTENT - 2, EXTENT, generator=generator) < density
-    coords = grid.nonzero() + torch.tensor([0, LOW, LOW, LOW])
-    coords = coords[torch.randperm(len(coords), generator=generator)]
-    feats = torch.randn(len(coords), channels, dtype=torch.float64, generator=generator)
-    return SparseTensor(feats.requires_grad_(), coords.int())
-
-
-def to_dense(feats: Tensor, coords: Tensor, low: int, size: int) -> Tensor:
-    """Dense ``[B, C, X, Y, Z]`` volume; differentiable in feats."""
-    batch, x, y, z = coords.long().unbind(1)
-    volume = feats.new_zeros(2, size, size, size, feats.shape[1])
-    volume = volume.index_put((batch, x - low, y - low, z - low), feats)
-    return volume.permute(0, 4, 1, 2, 3)
-
-
-def from_dense(volume: Tensor, coords: Tensor, low: int) -> Tensor:
-    batch, x, y, z = coords.long().unbind(1)
-    return volume.permute(0, 2, 3, 4, 1)[batch, x - low, y - low, z - low]
-
-
-def dense_kernel(kernel: Tensor, size: int) -> Tensor:
-    """Our ``[K, Cin, Cout]`` slices put by their offsets into torch's ``[Cout, Cin, X, Y, Z]``."""
-    first = -size // 2 + 1
-    weight = kernel.new_zeros(size, size, size, *kernel.shape[1:])
-    where = torch.tensor(kernel_offsets(size)) - first
-    weight = weight.index_put(tuple(where.unbind(1)), kernel)
-    return weight.permute(4, 3, 0, 1, 2)
 
 
 def assert_same_with_gradients(ours: Tensor, dense: Tensor, inputs: list[Tensor]) -> None:
@@ -76,13 +40,7 @@ def test_convolution_equals_dense_conv3d(kernel_size: int, stride: int, density:
     x = random_scan(density, 3, seed=kernel_size)
     layer = Conv3d(3, 4, kernel_size, stride).double()
     y = layer(x)
-    padding = (kernel_size - 1) // 2
-    volume = F.conv3d(
-        F.pad(to_dense(x.feats, x.coords, LOW, SIZE), (padding, kernel_size // 2) * 3),
-        dense_kernel(layer.kernel, kernel_size),
-        stride=stride,
-    )
-    dense = from_dense(volume, y.coords, LOW // stride)
+    dense = dense_convolution(x.feats, x, y.coords, layer.kernel, kernel_size, stride)
     assert_same_with_gradients(y.feats, dense, [x.feats, layer.kernel])
 
 
@@ -95,14 +53,8 @@ def test_transposed_convolution_equals_dense_conv_transpose3d(kernel_size: int, 
     layer = ConvTranspose3d(3, 4, kernel_size, 2).double()
     y = layer(x)
     assert torch.equal(y.coords, fine.coords) and y.stride == (1, 1, 1)
-    volume = F.conv_transpose3d(
-        to_dense(x.feats, x.coords, LOW // 2, SIZE // 2),
-        dense_kernel(layer.kernel, kernel_size).transpose(0, 1),
-        stride=2,
-        padding=(kernel_size - 1) // 2,
-        output_padding=kernel_size - 2,
-    )
-    assert_same_with_gradients(y.feats, from_dense(volume, y.coords, LOW), [x.feats, layer.kernel])
+    dense = dense_transposed(x.feats, x.coords, fine.coords, layer.kernel, kernel_size, 2)
+    assert_same_with_gradients(y.feats, dense, [x.feats, layer.kernel])
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_sparse import LOW, SIZE, dense_kernel, from_dense, random_scan, to_dense
+from dense import LOW, SIZE, dense_kernel, from_dense, random_scan, to_dense
 from torch import Tensor
 from torch.nn import functional as F
 

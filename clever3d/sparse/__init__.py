@@ -1,6 +1,6 @@
 """Sparse voxel tensors and their convolutions, on any device, by one of several engines."""
 
-from clever3d.sparse.engines import available_engines, engine_name, use_engine
+from clever3d.sparse.engines import available_engines, deterministic, engine_name, use_deterministic, use_engine
 from clever3d.sparse.engines.epilogue import Epilogue
 from clever3d.sparse.functional import convolve, pool
 from clever3d.sparse.kernel_map import KernelMap, downsample_coords, kernel_offsets
@@ -18,9 +18,11 @@ __all__ = [
     "available_engines",
     "cat",
     "convolve",
+    "deterministic",
     "downsample_coords",
     "engine_name",
     "kernel_offsets",
     "pool",
+    "use_deterministic",
     "use_engine",
 ]

@@ -169,8 +169,8 @@ class KernelMap:
         """int64 ``[Vout]``: keys of the input voxels under offset (0, 0, 0)."""
         if self.stride == (1, 1, 1) and self.submanifold and self.in_keys.rows is None:
             return self.in_keys.keys
-        step = self.out_coords.new_tensor([1, *self.stride])
-        return pack(self.out_coords * step)
+        batch, *xyz = self.out_coords.unbind(1)
+        return pack(torch.stack([batch, *(c * s for c, s in zip(xyz, self.stride, strict=True))], dim=1))
 
     def _search_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
         """One binary search of all output keys per offset. In a submanifold map only half of the offsets is searched,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from clever3d.errors import InputError
 from clever3d.sparse.engines.epilogue import Epilogue, apply_, narrow
-from clever3d.sparse.functional import convolve, pool
+from clever3d.sparse.functional import autocast, convolve, pool
 from clever3d.sparse.kernel_map import KernelMap, Triple, as_triple
 from clever3d.sparse.tensor import SparseTensor
 
@@ -74,7 +74,8 @@ class Conv3d(_ConvBase):
         return x.at(x.coarser(self.stride), self._convolve(x.feats, kernel_map, epilogue))
 
     def _pointwise(self, feats: Tensor, epilogue: Epilogue | None) -> Tensor:
-        out = feats @ self.kernel
+        feats, kernel = autocast(feats), autocast(self.kernel)
+        out = narrow(feats @ kernel, feats.dtype)
         if epilogue is None:
             return out if self.bias is None else out + self.bias.to(out.dtype)
         end = self._with_bias(epilogue)

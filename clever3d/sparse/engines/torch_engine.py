@@ -107,10 +107,11 @@ def _loop(
     if identity is None:
         out = feats.new_zeros(num_out, kernel.shape[2], dtype=wide)
     else:
-        out = (feats @ kernel[identity]).to(wide)  # [Vout, Cout]
+        out = narrow(feats @ kernel[identity], feats.dtype).to(wide)  # [Vout, Cout]
     for k, (rows_in, rows_out) in enumerate(zip(in_rows.split(sizes), out_rows.split(sizes), strict=True)):
         if k != identity and sizes[k]:
-            out.index_add_(0, rows_out, (feats.index_select(0, rows_in) @ kernel[k]).to(wide))
+            block = feats.index_select(0, rows_in) @ kernel[k]  # [P, Cout]
+            out.index_add_(0, rows_out, narrow(block, feats.dtype).to(wide))
     return out
 
 
@@ -122,7 +123,7 @@ def _gathered(feats: Tensor, kernel: Tensor, table: Tensor) -> Tensor:
     out = feats.new_empty(table.shape[1], channels_out, dtype=wide)
     for rows, part in zip(table.T.split(_TABLE_ROWS), out.split(_TABLE_ROWS), strict=True):
         index = torch.where(rows < 0, len(feats), rows).reshape(-1)  # [R * K]
-        part.copy_(padded.index_select(0, index).view(len(rows), -1) @ weight)
+        part.copy_(narrow(padded.index_select(0, index).view(len(rows), -1) @ weight, feats.dtype))
     return out
 
 
