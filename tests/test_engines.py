@@ -84,7 +84,7 @@ def test_types_and_devices_that_do_not_fit_are_refused() -> None:
 def test_an_epilogue_is_for_inference() -> None:
     x = voxels(20)
     kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
-    with pytest.raises(RuntimeError, match="no gradient"):
+    with pytest.raises(InputError, match="no gradient"):
         convolve(x.feats, torch.ones(27, 8, 2, requires_grad=True), kernel_map, Epilogue(relu=True))
 
 
@@ -147,7 +147,13 @@ def test_inference_in_one_pass_equals_layer_by_layer(small: torch.nn.Module) -> 
 
 # -- compilation -------------------------------------------------------------------------------------------------------
 
+one_graph = pytest.mark.skipif(
+    tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11),
+    reason="one graph is known of torch 2.11 and newer; 2.4 breaks it",
+)
 
+
+@one_graph
 def test_a_network_compiles_into_one_graph_for_scans_of_any_size() -> None:
     """``fullgraph`` refuses any break; one more compilation is allowed for the change of sizes to symbols."""
     torch._dynamo.reset()
@@ -173,6 +179,7 @@ def test_a_network_compiles_into_one_graph_for_scans_of_any_size() -> None:
     assert "clever3d.convolve_pairs.default" in names or "clever3d.convolve_pairs" in names
 
 
+@one_graph
 def test_a_compiled_network_trains() -> None:
     torch._dynamo.reset()
     backbone = create_backbone("minkunet_small", width=0.25).train()
@@ -188,6 +195,7 @@ def test_a_compiled_network_trains() -> None:
         torch.testing.assert_close(compiled, eager, rtol=1e-3, atol=1e-5 + 1e-4 * float(eager.abs().max()))
 
 
+@one_graph
 def test_extract_prepares_what_a_compiled_network_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = create_backbone("minkunet_small", width=0.25).eval()
     points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)) * 10

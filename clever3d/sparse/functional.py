@@ -42,6 +42,8 @@ def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, epilogue: Epi
             f"feats are on {feats.device}, the kernel on {kernel.device}, the voxels on {kernel_map.in_coords.device}: "
             "move them to one device"
         )
+    if epilogue is not None and torch.is_grad_enabled() and (feats.requires_grad or kernel.requires_grad):
+        raise InputError("an epilogue has no gradient: use it under torch.no_grad(), or leave it out")
     feats, kernel = autocast(feats), autocast(kernel)
     if feats.dtype != kernel.dtype or not feats.is_floating_point():
         raise InputError(f"feats are {feats.dtype}, the kernel is {kernel.dtype}: use one float type, or autocast")

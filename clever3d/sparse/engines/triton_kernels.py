@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_out"])  # it changes with every scan: no new kernel for a multiple of 16
 def gathered_product(
     feats, kernel, out, table, order, active, counts, scale, shift, residual,
     num_out, padded, channels_in, channels_out, volume,
@@ -70,7 +70,7 @@ def gathered_product(
     tl.store(out + place, total.to(out.dtype.element_ty), mask=whole)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tiles"])
 def kernel_gradient(
     feats, grad, out, table, order, tiles, counts,
     num_tiles, padded, channels_in, channels_out, volume,

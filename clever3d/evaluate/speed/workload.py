@@ -85,7 +85,9 @@ def _checked(points: NDArray[Any], spec: InputSpec) -> CheckedPoints:
         warnings.simplefilter("ignore")  # how many points are out of range is no matter here
         checked = check_points(points, None, spec, _CPU)
     if not bool(checked.valid.any()):
-        raise InputError(f"none of {len(points)} points is valid: is the scan in metres, with the sensor at the origin?")
+        raise InputError(
+            f"none of {len(points)} points is valid: is the scan in metres, with the sensor at the origin?"
+        )
     return checked
 
 
@@ -188,7 +190,9 @@ def convolutions_of(backbone: Backbone) -> list[Convolution]:
     was_training = backbone.training
     try:
         with torch.no_grad(), use_engine("torch"):
-            coords = torch.tensor([[0, x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=backbone.device)
+            coords = torch.tensor(
+                [[0, x, y, z] for x in (0, 1) for y in (0, 1) for z in (0, 1)], device=backbone.device
+            )
             dtype = next(backbone.parameters()).dtype
             feats = torch.zeros(8, len(backbone.input_spec.channels), device=backbone.device, dtype=dtype)
             backbone.eval()(SparseTensor(feats, coords))
