@@ -199,3 +199,12 @@ def test_input_spec_survives_json_and_refuses_nonsense() -> None:
             InputSpec(**values)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="newer clever3d"):
         InputSpec.from_dict({"voxels": 1})
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.01), (torch.bfloat16, 0.1), (torch.float64, 1e-5)])
+def test_a_backbone_of_another_float_type_extracts(small: Backbone, dtype: torch.dtype, tolerance: float) -> None:
+    points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0)) * 10 + 1
+    expected = small.extract(points).features
+    features = small.to(dtype).extract(points).features
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(features, expected, rtol=0, atol=tolerance * float(expected.std()))

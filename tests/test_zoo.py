@@ -333,3 +333,9 @@ def test_file_without_metadata_asks_for_the_architecture(own_zoo: Path, small: B
 def test_a_name_that_is_neither_text_nor_path_is_refused() -> None:
     with pytest.raises(InputError, match="not NoneType"):
         clever3d.load_backbone(None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("device", "message"), [("cuda:99", "leave it out to run on the CPU"), ("gpu", "none: 'cpu'")])
+def test_a_device_that_is_not_there_is_named(device: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        clever3d.load_backbone("minkunet-dinov2-s", device=device)

@@ -95,11 +95,12 @@ class Backbone(nn.Module, ABC):
         if not bool(cloud.valid.any()):
             return PointFeatures(features, cloud.valid)
         voxels = voxelize([cloud], self.input_spec)
+        tensor = voxels.tensor.with_feats(voxels.tensor.feats.to(next(self.parameters()).dtype))
         was_training = self.training
         self.eval()
         try:
-            self.prepare(voxels.tensor)
-            finest = self(voxels.tensor)[-1].feats.float()  # [V, D]
+            self.prepare(tensor)
+            finest = self(tensor)[-1].feats.float()  # [V, D]
         finally:
             self.train(was_training)
         features[cloud.valid] = finest[voxels.point_to_voxel[0][cloud.valid]]

@@ -88,8 +88,9 @@ class BatchNorm(nn.BatchNorm1d):
     def epilogue(self, residual: Tensor | None, relu: bool) -> Epilogue:
         """With fixed statistics: ``(x - mean) / sqrt(var + eps) * weight + bias`` as ``x * scale + shift``."""
         assert self.running_mean is not None and self.running_var is not None
-        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return Epilogue(scale, self.bias - self.running_mean * scale, residual, relu)
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        scale = self.weight.to(wide) * torch.rsqrt(self.running_var.to(wide) + self.eps)
+        return Epilogue(scale, self.bias.to(wide) - self.running_mean.to(wide) * scale, residual, relu)
 
 
 class ReLU(nn.Module):

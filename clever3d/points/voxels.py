@@ -75,7 +75,8 @@ def voxelize(scans: list[CheckedPoints], spec: InputSpec) -> Voxels:
         channels.append(_channels(xyz, intensity, grid, spec))
     voxel_keys, rows, counts = torch.unique(torch.cat(keys), return_inverse=True, return_counts=True)
     values = torch.cat(channels)  # [sum M, C]
-    sums = values.new_zeros(len(voxel_keys), values.shape[1]).index_add_(0, rows, values)
+    sums = values.new_zeros(len(voxel_keys), values.shape[1])
+    sums.index_put_((rows,), values, accumulate=True)  # unlike index_add_ in a fixed order on a GPU too
     feats = (sums / counts.unsqueeze(1)).float()  # [V, C]
     point_to_voxel = []
     for scan, part in zip(scans, rows.split([len(k) for k in keys]), strict=True):

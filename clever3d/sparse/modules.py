@@ -79,7 +79,8 @@ class Conv3d(_ConvBase):
         if epilogue is None:
             return out if self.bias is None else out + self.bias.to(out.dtype)
         end = self._with_bias(epilogue)
-        return narrow(apply_(out.float(), end.scale, end.shift, end.residual, end.relu), out.dtype)
+        wide = out.to(torch.promote_types(out.dtype, torch.float32))
+        return narrow(apply_(wide, end.scale, end.shift, end.residual, end.relu), out.dtype)
 
 
 class ConvTranspose3d(_ConvBase):

@@ -48,8 +48,9 @@ def load_backbone(
         UnknownNameError: no such name; the message has the nearest ones.
         CheckpointError: nobody has trained these weights yet (the message says how to), the file is missing or
             damaged, its checksum is wrong, or it does not fit the network.
-        InputError: arguments that contradict each other.
+        InputError: arguments that contradict each other, or a device that is not there.
     """
+    _check_device(device)
     if weights is not None and not pretrained:
         raise InputError("weights=... and pretrained=False contradict each other. Give one of them.")
     if not isinstance(name_or_path, (str, os.PathLike)):
@@ -66,6 +67,16 @@ def load_backbone(
             f"No backbone is named {name_or_path!r}, and no such file. {suggestion(str(name_or_path))}"
         )
     return backbone.to(device=device, dtype=dtype or torch.float32).eval()
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        wanted = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InputError(f"device {device!r} is none: 'cpu', 'cuda' or 'cuda:1', for example ({error})") from None
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        why = "this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees no such GPU"
+        raise InputError(f"device {str(device)!r} was asked for, but {why}: leave it out to run on the CPU")
 
 
 def _looks_like_path(given: str | os.PathLike[str]) -> bool:

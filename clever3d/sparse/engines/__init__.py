@@ -12,6 +12,7 @@ All of them read the same kernels and give the same features within rounding (``
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from types import ModuleType, TracebackType
 
@@ -22,6 +23,8 @@ from clever3d.errors import InputError, UnknownNameError
 
 ENGINES = ("torch", "triton", "torchsparse")
 
+log = logging.getLogger("clever3d")
+_said: set[str] = set()
 _modules: dict[str, ModuleType] = {}
 _deterministic: bool | None = None
 _asked: str | None = os.environ.get("CLEVER3D_ENGINE") or None
@@ -109,7 +112,13 @@ def available_engines(device: str | torch.device = "cpu", dtype: torch.dtype = t
 
 
 def _triton_by_default(feats: Tensor) -> bool:
-    return feats.is_cuda and _load("triton").unusable(feats) is None
+    if not feats.is_cuda or feats.dtype == torch.float64:
+        return False
+    reason: str | None = _load("triton").unusable(feats)
+    if reason is not None and reason not in _said:
+        _said.add(reason)
+        log.warning("sparse convolutions run on the slower engine 'torch': %s", reason)
+    return reason is None
 
 
 def _known(name: str) -> None:

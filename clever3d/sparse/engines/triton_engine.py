@@ -10,7 +10,7 @@ The kernels run on CUDA; with ``TRITON_INTERPRET=1`` (set before triton is impor
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -23,12 +23,27 @@ from clever3d.sparse.engines.epilogue import Epilogue
 from clever3d.sparse.kernel_map import KernelMap
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_OLDEST = (3, 3)  # interpreter tests and ahead-of-time compilation pass with 3.3, 3.4, 3.5, 3.6 and 3.9
+
+
+def _find_missing() -> str | None:
+    """What keeps Triton from being used on any device; looked for once."""
+    try:
+        found = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "triton is not installed (PyTorch's CUDA builds for Linux bring it)"
+    if tuple(int(part) for part in found.split(".")[:2]) < _OLDEST:
+        return f"triton {found} is older than {_OLDEST[0]}.{_OLDEST[1]} (PyTorch 2.7), the oldest that is known to work"
+    return None
+
+
+_missing = _find_missing()
 
 
 def unusable(feats: Tensor) -> str | None:
     """None where this engine works for these features, else why not."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (PyTorch's CUDA builds for Linux bring it)"
+    if _missing is not None:
+        return _missing
     if not feats.is_cuda and not _interpreted():
         return f"it needs a GPU, and these features are on {feats.device}; use the engine 'torch' there"
     if feats.dtype not in _DTYPES:
@@ -155,13 +170,14 @@ def _product(
 
     def launch(config: tuning.ProductConfig) -> None:
         grid = (len(counts) * triton.cdiv(channels_out, config.block_n),)
-        gathered_product[grid](
-            feats, kernel, out, table, order, active, counts, end.scale, end.shift, residual,
-            num_out, table.shape[1], channels_in, channels_out, volume, *kernel.stride(),
-            TILE=tile, BLOCK_N=config.block_n, BLOCK_K=config.block_k, PRECISION=_precision(feats.dtype),
-            MIRROR=mirror, AFFINE=end.scale is not None, RESIDUAL=residual is not None, RELU=end.relu,
-            LIMIT=limit, UPCAST=_needs_upcast(feats), num_warps=config.warps, num_stages=config.stages,
-        )  # fmt: skip
+        with torch.cuda.device_of(feats):  # Triton launches on the current device
+            gathered_product[grid](
+                feats, kernel, out, table, order, active, counts, end.scale, end.shift, residual,
+                num_out, table.shape[1], channels_in, channels_out, volume, *kernel.stride(),
+                TILE=tile, BLOCK_N=config.block_n, BLOCK_K=config.block_k, PRECISION=_precision(feats.dtype),
+                MIRROR=mirror, AFFINE=end.scale is not None, RESIDUAL=residual is not None, RELU=end.relu,
+                LIMIT=limit, UPCAST=_needs_upcast(feats), num_warps=config.warps, num_stages=config.stages,
+            )  # fmt: skip
 
     shape = tuning.Shape("product", feats.dtype, channels_in, channels_out, volume, tile, num_out)
     launch(tuning.product_config(shape, launch))
@@ -227,13 +243,14 @@ def _kernel_gradient(grad: Tensor, feats: Tensor, kernel: Tensor, tiling: list[T
         nonlocal result
         partial = feats.new_empty(config.splits, volume, channels_in, channels_out, dtype=torch.float32)
         blocks = triton.cdiv(channels_in, config.block_i) * triton.cdiv(channels_out, config.block_o)
-        kernel_gradient[volume * blocks, config.splits](
-            feats, grad, partial, table, order, tiles, tile_counts,
-            len(counts), table.shape[1], channels_in, channels_out, volume,
-            TILE=tile, BLOCK_I=config.block_i, BLOCK_O=config.block_o, SPLITS=config.splits,
-            PRECISION=_precision(feats.dtype), UPCAST=_needs_upcast(feats),
-            num_warps=config.warps, num_stages=config.stages,
-        )  # fmt: skip
+        with torch.cuda.device_of(feats):
+            kernel_gradient[volume * blocks, config.splits](
+                feats, grad, partial, table, order, tiles, tile_counts,
+                len(counts), table.shape[1], channels_in, channels_out, volume,
+                TILE=tile, BLOCK_I=config.block_i, BLOCK_O=config.block_o, SPLITS=config.splits,
+                PRECISION=_precision(feats.dtype), UPCAST=_needs_upcast(feats),
+                num_warps=config.warps, num_stages=config.stages,
+            )  # fmt: skip
         result = partial[0] if config.splits == 1 else partial.sum(0)
 
     shape = tuning.Shape("gradient", feats.dtype, channels_in, channels_out, volume, tile, len(grad))
