@@ -24,7 +24,7 @@ help:
 	@echo "make test-all   the slow ones too"
 	@echo "make lint       ruff, mypy, import contract;  make format  mends what ruff can"
 	@echo "make docs       the documentation (site/);    make wheel   the package (dist/)"
-	@echo "make benchmark  time and memory of one full scan"
+	@echo "make benchmark  time and memory of scans of 10k to 1M voxels; ARGS=--layers, see benchmarks/engine.py"
 	@echo "make clean      removes what was built;       make distclean  the .venv too"
 
 demo: venv

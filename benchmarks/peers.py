@@ -65,7 +65,7 @@ def _spconv(backbone: Backbone, name: str) -> Peer | str:
             return f"{version} here is its CPU wheel, and the device is {backbone.device}"
         if name != "float32":
             return f"the CPU code of {version} has float32 only"
-        return _peer(version, library, backbone, name, threads=1, trains=False)
+        return _peer(f"{version} (1 thread)", library, backbone, name, threads=1, trains=False)
     if backbone.device.type == "cpu":
         return f"{version} here is a CUDA build, whose CPU code is not meant for use"
     importlib.import_module("spconv.constants").SPCONV_ALLOW_TF32 = name == "tf32"
@@ -260,7 +260,7 @@ def main() -> None:
         found, absent = find_peers(backbone, name)
         print(f"{device}, {name}:")
         for peer in found:
-            print(f"  {peer.name}" + (f", {peer.threads} thread" if peer.threads else ""))
+            print(f"  {peer.name}")
         for peer_name, reason in absent.items():
             print(f"  no {peer_name}: {reason}")
 

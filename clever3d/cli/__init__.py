@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from clever3d._version import __version__
+from clever3d.cli.bench import bench
 from clever3d.cli.convert import convert
 from clever3d.cli.demo import demo
 from clever3d.cli.extract import extract
@@ -80,3 +81,4 @@ _add("extract", extract)
 _add("list", list_)
 _add("info", info)
 _add("convert", convert)
+_add("bench", bench)

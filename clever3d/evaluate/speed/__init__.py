@@ -1,15 +1,57 @@
 """How fast a backbone is, beside what the device could do at best and beside others: what ``clever3d bench`` runs."""
 
-from clever3d.evaluate.speed.bench import BARE, LIMIT, TRAINING, Bench, Measurement, Peer, Runner, calibrate, difference
-from clever3d.evaluate.speed.limits import PRECISIONS, Limits, measure_limits, precision, threads, timed
-from clever3d.evaluate.speed.report import check_plot, device_name, environment, save_plot, slope, slopes, table
-from clever3d.evaluate.speed.workload import Convolution, Layer, convolutions_of, layers_on, make_cloud, voxelize_scans
+from clever3d.evaluate.speed.bench import (
+    BARE,
+    LIMIT,
+    TRAINING,
+    Bench,
+    Measurement,
+    Peer,
+    Runner,
+    calibrate,
+    difference,
+    ours_beside,
+    random_backbone,
+)
+from clever3d.evaluate.speed.limits import (
+    PRECISIONS,
+    BareProducts,
+    Limits,
+    measure_limits,
+    precision,
+    run_products,
+    threads,
+    timed,
+)
+from clever3d.evaluate.speed.report import (
+    busy,
+    check_plot,
+    device_name,
+    environment,
+    record,
+    save_plot,
+    slope,
+    slopes,
+    table,
+)
+from clever3d.evaluate.speed.workload import (
+    Convolution,
+    Layer,
+    convolutions_of,
+    layers_on,
+    make_cloud,
+    parse_voxels,
+    read_scan,
+    street,
+    voxelize_scans,
+)
 
 __all__ = [
     "BARE",
     "LIMIT",
     "PRECISIONS",
     "TRAINING",
+    "BareProducts",
     "Bench",
     "Convolution",
     "Layer",
@@ -17,6 +59,7 @@ __all__ = [
     "Measurement",
     "Peer",
     "Runner",
+    "busy",
     "calibrate",
     "check_plot",
     "convolutions_of",
@@ -26,10 +69,17 @@ __all__ = [
     "layers_on",
     "make_cloud",
     "measure_limits",
+    "ours_beside",
+    "parse_voxels",
     "precision",
+    "random_backbone",
+    "read_scan",
+    "record",
+    "run_products",
     "save_plot",
     "slope",
     "slopes",
+    "street",
     "table",
     "threads",
     "timed",

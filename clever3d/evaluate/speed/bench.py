@@ -7,6 +7,7 @@ machine's clock drifts. Nothing timed includes what happens once, such as compil
 from __future__ import annotations
 
 import copy
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +16,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clever3d.backbones import Backbone
+from clever3d.backbones import ARCHITECTURES, Backbone, create_backbone
+from clever3d.errors import UnknownNameError
 from clever3d.evaluate.speed.limits import (
     PRECISIONS,
     BareProducts,
@@ -27,14 +29,37 @@ from clever3d.evaluate.speed.limits import (
     timed,
     with_peak,
 )
-from clever3d.evaluate.speed.workload import Convolution, convolutions_of, layers_on
-from clever3d.sparse import SparseTensor
+from clever3d.evaluate.speed.workload import Convolution, convolutions_of, layers_on, make_cloud
+from clever3d.sparse import SparseTensor, use_engine
+from clever3d.zoo import load_backbone
 
 TRAINING = "forward + backward"
 BARE = "bare products"
 LIMIT = "limit"
 _SHARE = 0.2  # of the remaining time that the turns of one size may take, so that larger sizes get theirs (our choice)
+_CALIBRATION = 4_000  # voxels (our choice)
 _MEMORY = 0.9  # of the free memory that may be used (our choice)
+
+
+def random_backbone(name: str) -> Backbone:
+    """A network by the name of its architecture, of a zoo entry or of a file, with random weights (always the same).
+
+    Speed does not depend on the weights, as long as their values stay ordinary: see :func:`calibrate`.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if name in ARCHITECTURES:
+            backbone = create_backbone(name)
+        else:
+            try:
+                backbone = load_backbone(name, pretrained=False)
+            except UnknownNameError as error:
+                raise UnknownNameError(f"{error} Or name an architecture: {', '.join(ARCHITECTURES)}.") from None
+    calibrate(backbone, [make_cloud(_CALIBRATION, backbone.input_spec)])
+    return backbone.eval()
 
 
 @torch.no_grad()
@@ -51,8 +76,9 @@ def calibrate(backbone: Backbone, clouds: Sequence[SparseTensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average
     backbone.train()
-    for cloud in clouds:
-        backbone(SparseTensor(cloud.feats, cloud.coords))
+    with use_engine("torch"):  # the one that works on any device and in any type
+        for cloud in clouds:
+            backbone(SparseTensor(cloud.feats, cloud.coords))
     backbone.train(was_training)
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
@@ -70,7 +96,6 @@ class Runner:
         self.backbone, self.name = backbone.eval(), name
         self.device = backbone.device
         self.convolutions = convolutions_of(backbone)
-        self._trained: Backbone | None = None
         self._tables: dict[int, set[Convolution]] = {}  # by the size of the cloud
 
     def forward(self, cloud: SparseTensor) -> tuple[dict[str, float], Tensor]:
@@ -86,10 +111,8 @@ class Runner:
         return {"maps": maps, "forward": forward, "total": maps + forward}, out[-1].feats
 
     def training(self, cloud: SparseTensor) -> float:
-        """Seconds of forward and backward in train mode, kernel maps included; the statistics stay as they are."""
-        if self._trained is None:
-            self._trained = copy.deepcopy(self.backbone).train()
-        network = self._trained
+        """Seconds of forward and backward in train mode, kernel maps included."""
+        network = self.trained
         fresh = SparseTensor(cloud.feats, cloud.coords)
 
         def step() -> None:
@@ -101,6 +124,11 @@ class Runner:
         seconds, _ = timed(step, self.device)
         network.zero_grad(set_to_none=True)
         return seconds
+
+    @functools.cached_property
+    def trained(self) -> Backbone:
+        """A copy in train mode, so that the statistics of the other stay as they are."""
+        return copy.deepcopy(self.backbone).train()
 
     def _build_maps(self, fresh: SparseTensor) -> None:
         """What ``prepare`` makes, and the tables that layers were seen to derive later, in their forward pass."""
@@ -202,7 +230,7 @@ class Bench:
         found.voxels = len(cloud)
         try:
             self._measure(cloud, found)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             found.skipped["the rest" if found.seconds else "inference"] = f"out of memory: {_first_line(error)}"
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -220,6 +248,7 @@ class Bench:
         products = self._bare.products_of(layers)
         steps: dict[str, Callable[[], dict[str, float]]] = {"inference": lambda: self._inference(cloud, products)}
         if self.backward and self._fits("training", found, tuple(steps)):
+            runner.trained  # noqa: B018 (made on first use, and no part of what a call takes)
             found.first_call[TRAINING], found.memory[TRAINING] = with_peak(lambda: runner.training(cloud), device)
             steps["training"] = lambda: {TRAINING: runner.training(cloud)}
         rivals: list[Peer] = []

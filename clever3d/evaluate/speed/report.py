@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,9 @@ import torch
 
 from clever3d._version import __version__
 from clever3d.errors import MissingExtraError
-from clever3d.evaluate.speed.bench import BARE, LIMIT, TRAINING, Measurement
+from clever3d.evaluate.speed.bench import BARE, LIMIT, TRAINING, Bench, Measurement
 from clever3d.io import atomic_path
+from clever3d.sparse import engine_name
 
 #: Series that every plot has, with colour and line style; peers take the colours that follow.
 _STYLES = {
@@ -31,7 +34,11 @@ _PEER_COLORS = ("#ea580c", "#be123c", "#a16207", "#c026d3")
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Where and with what something was measured, for the record."""
+    """Where and with what something is measured, for the record; to be called before it is.
+
+    ``load`` is the number of threads that were running here in the last minute. Where they leave no processor for each
+    thread of ours, times mean little: threads wait for each other at every step.
+    """
     return {
         "date": date.today().isoformat(),
         "clever3d": __version__,
@@ -40,7 +47,17 @@ def environment(device: torch.device) -> dict[str, Any]:
         "triton": _version("triton"),
         "device": device_name(device),
         "threads": torch.get_num_threads(),
+        "processors": os.cpu_count(),
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def busy(where: dict[str, Any]) -> str | None:
+    """A warning where others were computing when an :func:`environment` was noted."""
+    load, processors = where["load"] or 0.0, where["processors"] or 1
+    if load + where["threads"] <= processors + 0.5:
+        return None
+    return f"other programs keep {load:.1f} of {processors} processors busy: these times will be too long"
 
 
 def device_name(device: torch.device) -> str:
@@ -52,6 +69,20 @@ def device_name(device: torch.device) -> str:
     except OSError:
         found = None
     return f"{found[1].strip() if found else platform.processor() or 'CPU'} ({platform.machine()})"
+
+
+def record(bench: Bench, found: Sequence[Measurement]) -> dict[str, Any]:
+    """What was measured, as plain values for JSON."""
+    runner = bench.runner
+    spec, device = runner.backbone.input_spec, runner.device
+    return {
+        "backbone": runner.backbone.architecture,
+        "dtype": runner.name,
+        "engine": engine_name(torch.empty(0, len(spec.channels), device=device)),
+        "limits": {"matmul FLOP/s": bench.limits.matmul, "copy bytes/s": bench.limits.copy},
+        "slopes": slopes(found),
+        "measurements": [asdict(one) for one in found],
+    }
 
 
 def _version(package: str) -> str | None:
@@ -161,6 +192,7 @@ def save_plot(path: str | Path, found: Sequence[Measurement], title: str) -> Non
     check_plot()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(15.4, 6.9), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
@@ -176,7 +208,9 @@ def save_plot(path: str | Path, found: Sequence[Measurement], title: str) -> Non
         axes.grid(True, which="major", color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xticks(sorted({one.voxels for one in found if one.seconds}))
         axes.xaxis.set_major_formatter(lambda x, _: _voxels(x))
+        axes.xaxis.set_minor_locator(NullLocator())
     with atomic_path(path) as draft:
         figure.savefig(draft, format="png", facecolor="white")
 
@@ -184,6 +218,7 @@ def save_plot(path: str | Path, found: Sequence[Measurement], title: str) -> Non
 def _draw_costs(axes: Any, found: Sequence[Measurement], colors: dict[str, str]) -> None:
     series = _series(found, lambda m: m.seconds)
     series.pop("total", None)
+    series = dict(sorted(series.items(), key=lambda item: -item[1][1][-1]))  # the legend in the order of the lines
     for name, (voxels, seconds) in series.items():
         peer = name.removesuffix(f", {TRAINING}")
         if name not in _STYLES and peer not in colors:
@@ -195,14 +230,10 @@ def _draw_costs(axes: Any, found: Sequence[Measurement], colors: dict[str, str])
     if "forward" in series and len(series["forward"][0]) > 1:
         voxels, seconds = series["forward"]
         ends = [voxels[0], voxels[-1]]
-        axes.plot(
-            ends,
-            [3 * seconds[0] * x / voxels[0] for x in ends],
-            color="#d1d5db",
-            linewidth=1.2,
-            label="slope 1",
-        )
+        guide = [0.3 * seconds[0] * x / voxels[0] for x in ends]
+        axes.plot(ends, guide, "-.", color="#9ca3af", linewidth=1.2, label="slope 1, to compare with")
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     axes.set_ylabel("seconds")
     axes.set_title("Cost", loc="left", fontsize=12)
     axes.legend(frameon=False, fontsize=9.5)
@@ -226,8 +257,8 @@ def _draw_ratios(axes: Any, found: Sequence[Measurement], colors: dict[str, str]
 
 
 def _voxels(number: float) -> str:
-    """12000 -> 12k."""
+    """30000 -> 30k."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if number >= size:
-            return f"{number / size:g}{unit}"
+            return f"{number / size:.3g}{unit}"
     return f"{number:g}"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import os
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from clever3d.backbones import Backbone
 from clever3d.datasets.synthetic import street_scan
 from clever3d.errors import InputError
+from clever3d.io import read_points, to_flu
 from clever3d.points import InputSpec, check_points, voxelize
 from clever3d.points.checks import CheckedPoints
 from clever3d.sparse import Conv3d, ConvTranspose3d, KernelMap, Pyramid, SparseTensor, use_engine
@@ -36,6 +39,31 @@ def street(number: int) -> NDArray[np.float32]:
     """x, y, z, intensity of a synthetic street, about 117,000 points: ``[N, 4]``."""
     scan = street_scan(seed=number % STREETS)
     return np.column_stack([scan.xyz, scan.intensity]).astype(np.float32)
+
+
+def read_scan(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+    """A scan file as points in the sensor frame, x forward, y left, z up: ``[N, 3]``, or ``[N, 4]`` with intensity."""
+    cloud = read_points(path)
+    xyz = to_flu(cloud.xyz, cloud.frame)
+    points = xyz if cloud.intensity is None else np.column_stack([xyz, cloud.intensity])
+    return points.astype(np.float32)
+
+
+def parse_voxels(texts: Sequence[str]) -> list[int]:
+    """Numbers of voxels, ascending, from texts such as ``30000``, ``30k``, ``1M`` or ``10k,30k``.
+
+    Raises:
+        InputError: what is no positive whole number.
+    """
+    units = {"": 1, "k": 1_000, "m": 1_000_000}
+    found = set()
+    for text in ",".join(texts).split(","):
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmM]?)", text.strip())
+        number = float(match[1]) * units[match[2].lower()] if match else 0.0
+        if number < 1 or number != int(number):
+            raise InputError(f"voxels {text.strip()!r} is no positive whole number: give such as 30000, 30k or 1M")
+        found.add(int(number))
+    return sorted(found)
 
 
 def voxelize_scans(scans: Sequence[NDArray[Any]], spec: InputSpec) -> SparseTensor:
