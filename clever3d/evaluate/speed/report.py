@@ -57,7 +57,7 @@ def busy(where: dict[str, Any]) -> str | None:
     load, processors = where["load"] or 0.0, where["processors"] or 1
     if load + where["threads"] <= processors + 0.5:
         return None
-    return f"other programs keep {load:.1f} of {processors} processors busy: these times will be too long"
+    return f"{load:.1f} of {processors} processors were busy in the last minute: if they still are, times are too long"
 
 
 def device_name(device: torch.device) -> str:

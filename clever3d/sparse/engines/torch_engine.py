@@ -140,9 +140,12 @@ def _piece(feats: Tensor, kernel: Tensor) -> int:
 def _pieces(in_rows: Tensor, out_rows: Tensor, sizes: list[int], piece: int) -> Iterator[tuple[int, Tensor, Tensor]]:
     """``(offset, input rows, output rows)`` of at most ``piece`` pairs each."""
     for k, (rows_in, rows_out) in enumerate(zip(in_rows.split(sizes), out_rows.split(sizes), strict=True)):
-        if len(rows_in):
-            for pair in zip(rows_in.split(piece), rows_out.split(piece), strict=True):
-                yield k, *pair
+        if len(rows_in) <= piece:
+            if len(rows_in):
+                yield k, rows_in, rows_out
+            continue
+        for pair in zip(rows_in.split(piece), rows_out.split(piece), strict=True):
+            yield k, *pair
 
 
 def _gathered(feats: Tensor, kernel: Tensor, table: Tensor) -> Tensor:
