@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -88,6 +89,49 @@ def test_an_epilogue_is_for_inference() -> None:
         convolve(x.feats, torch.ones(27, 8, 2, requires_grad=True), kernel_map, Epilogue(relu=True))
 
 
+@pytest.mark.parametrize("engine", ["torch", "triton"])
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (Epilogue(torch.ones(2)), "scale and shift, or neither"),
+        (Epilogue(torch.ones(1), torch.ones(1)), r"scale must be \[2\]"),
+        (Epilogue(residual=torch.ones(1, 2)), "residual must be"),
+        (Epilogue(torch.ones(2, device="meta"), torch.ones(2)), "on meta"),
+    ],
+)
+def test_an_epilogue_that_does_not_fit_is_refused(engine: str, end: Epilogue, message: str) -> None:
+    x = voxels(20)
+    kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
+    with use_engine(engine), pytest.raises(InputError, match=message):
+        convolve(x.feats, torch.ones(27, 8, 2), kernel_map, end)
+
+
+def test_sizes_that_are_none_are_refused() -> None:
+    for size in (0, 2.0, (3, 3), (3, 0, 3)):
+        with pytest.raises(InputError, match="must be positive"):
+            Conv3d(2, 2, size)
+        with pytest.raises(InputError, match="must be positive"):
+            Conv3d(2, 2, 3, size)
+    assert Conv3d(2, 2, [3, 3, 1]).kernel_size == (3, 3, 1)
+    assert SparseTensor(torch.ones(1, 2), torch.zeros(1, 4).int(), 2).stride == (2, 2, 2)
+    with pytest.raises(InputError, match=r"feats must be \[V, 4\]"):
+        Conv3d(4, 2, 1)(voxels(20))
+
+
+def test_other_voxels_need_another_pyramid() -> None:
+    x = voxels(20)
+    with pytest.raises(InputError, match="leave the pyramid out"):
+        dataclasses.replace(x, coords=x.coords.flip(0))
+
+
+def test_kernel_maps_made_in_inference_serve_training() -> None:
+    backbone, x = create_backbone("minkunet_small", width=0.25), voxels(100)
+    with torch.inference_mode():
+        backbone.eval()(x)
+    backbone.train()(x)[-1].feats.sum().backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+
+
 def test_no_voxels_give_no_features() -> None:
     x = SparseTensor(torch.zeros(0, 8), torch.zeros(0, 4, dtype=torch.int32))
     with torch.no_grad():
@@ -133,6 +177,23 @@ def test_half_precision_sums_in_float32(dtype: torch.dtype) -> None:
     kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
     centre = convolve(x.feats, torch.ones(27, 1, 1, dtype=dtype), kernel_map)[62]
     assert float(centre) == float(torch.tensor(27 * (1 + 2**-7)).to(dtype))
+
+
+@pytest.mark.parametrize("engine", ["torch", "triton"])
+@pytest.mark.parametrize("table", [False, True])
+def test_float16_products_beyond_its_range_may_cancel(
+    engine: str, table: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 x 100 x 20 and 64 x 100 x -19.5: each offset alone exceeds float16, their sum and its hundredth do not."""
+    monkeypatch.setattr(torch_engine, "_table_is_cheaper", lambda *_: table)
+    x = SparseTensor(torch.full((2, 64), 100.0).half(), torch.tensor([[0, 0, 0, 0], [0, 1, 0, 0]]))
+    kernel = torch.zeros(27, 64, 1).half()
+    kernel[13], kernel[14] = 20, -19.5  # the voxel itself, and the one at x + 1
+    kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
+    hundredth = Epilogue(torch.full((1,), 0.01), torch.zeros(1))
+    with use_engine(engine):
+        assert float(convolve(x.feats, kernel, kernel_map)[0]) == 3200
+        assert float(convolve(x.feats, kernel, kernel_map, hundredth)[1]) == 1280
 
 
 def test_inference_in_one_pass_equals_layer_by_layer(small: torch.nn.Module) -> None:

@@ -133,7 +133,7 @@ def test_epilogue_is_normalisation_residual_and_relu() -> None:
     x = on_device(few_voxels(4), torch.float32)
     kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
     kernel = kernel_of(27, 4, 20).to(DEVICE, torch.float32)
-    scale, shift = torch.rand(20, device=DEVICE), torch.randn(20, device=DEVICE)
+    scale, shift = torch.rand(20, 2, device=DEVICE).unbind(1)  # not contiguous
     residual = torch.randn(len(x), 20, device=DEVICE)
     plain = convolve(x.feats, kernel, kernel_map)
     for end, expected in [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -96,15 +97,16 @@ def bench(
     with interrupt_later():
         from clever3d.evaluate import speed
         from clever3d.io import atomic_path
-        from clever3d.sparse import use_engine
     if plot is not None:
         speed.check_plot()
     chosen = _device(device)
+    if tune and chosen.type != "cuda":
+        raise InputError("--tune is for the triton engine on CUDA; leave it out here")
     if tune:
         os.environ["CLEVER3D_TUNE"] = "1"  # clever3d.sparse.engines.tuning reads it
-    with use_engine(engine), speed.threads(threads), speed.precision(dtype.value, chosen):
+    with _engine(engine), speed.threads(threads), speed.precision(dtype.value, chosen):
         pass  # names and numbers are checked before anything takes time
-    with use_engine(engine), speed.threads(threads):
+    with _engine(engine), speed.threads(threads):
         where = speed.environment(chosen)
         if warning := speed.busy(where):
             typer.echo(f"WARNING: {warning}", err=True)
@@ -131,6 +133,13 @@ def bench(
     if plot is not None:
         speed.save_plot(plot, found, title)
         typer.echo(f"plot  {plot}")
+
+
+def _engine(name: str | None) -> AbstractContextManager[None]:
+    """Without a name, the choice that ``CLEVER3D_ENGINE`` makes."""
+    from clever3d.sparse import use_engine
+
+    return nullcontext() if name is None else use_engine(name)
 
 
 def _device(device: Device) -> torch.device:

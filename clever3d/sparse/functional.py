@@ -17,7 +17,7 @@ def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, epilogue: Epi
     ``out[o] = sum over offsets k and pairs (i, o) of k:  feats[i] @ kernel[k]``
 
     Products are summed in float32 (float64 for float64). Under autocast features and kernel are cast to its dtype;
-    values beyond the range of float16 end at +-65,504.
+    values beyond the range of float16 end at +-65,504. There is a first derivative, no second.
 
     Args:
         feats: ``[Vin, Cin]``.
@@ -44,11 +44,27 @@ def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, epilogue: Epi
         )
     if epilogue is not None and torch.is_grad_enabled() and (feats.requires_grad or kernel.requires_grad):
         raise InputError("an epilogue has no gradient: use it under torch.no_grad(), or leave it out")
+    if epilogue is not None:
+        _check_epilogue(epilogue, kernel_map.num_out, kernel)
     feats, kernel = autocast(feats), autocast(kernel)
     if feats.dtype != kernel.dtype or not feats.is_floating_point():
         raise InputError(f"feats are {feats.dtype}, the kernel is {kernel.dtype}: use one float type, or autocast")
     out: Tensor = engine_for(feats).convolve(feats, kernel, kernel_map, epilogue)
     return out
+
+
+def _check_epilogue(epilogue: Epilogue, num_out: int, kernel: Tensor) -> None:
+    channels = kernel.shape[2]
+    if (epilogue.scale is None) != (epilogue.shift is None):
+        raise InputError("an epilogue has scale and shift, or neither")
+    expected = {"scale": (channels,), "shift": (channels,), "residual": (num_out, channels)}
+    for name, shape in expected.items():
+        tensor: Tensor | None = getattr(epilogue, name)
+        if tensor is not None and (tensor.shape != shape or tensor.device != kernel.device):
+            raise InputError(
+                f"the epilogue's {name} must be {list(shape)} on {kernel.device}, "
+                f"got {list(tensor.shape)} on {tensor.device}"
+            )
 
 
 def autocast(tensor: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +16,12 @@ from clever3d.sparse.coords import MARGIN, SortedKeys, check, pack, shift, unpac
 Triple = tuple[int, int, int]
 
 
-def as_triple(value: int | Triple) -> Triple:
-    """``3`` -> ``(3, 3, 3)``; a triple stays as it is."""
-    return (value, value, value) if isinstance(value, int) else value
+def as_triple(value: int | Sequence[int]) -> Triple:
+    """``3`` -> ``(3, 3, 3)``; three numbers stay as they are. InputError for what is no size."""
+    triple = tuple(value) if isinstance(value, Sequence) else (value, value, value)
+    if len(triple) != 3 or not all(isinstance(v, int) and v > 0 for v in triple):
+        raise InputError(f"{value!r} must be positive: a whole number, or three of them")
+    return triple
 
 
 def kernel_offsets(size: int | Triple) -> list[Triple]:
@@ -28,8 +32,6 @@ def kernel_offsets(size: int | Triple) -> list[Triple]:
     3 gives -1, 0, 1 and 2 gives 0, 1.
     """
     size = as_triple(size)
-    if min(size) < 1:
-        raise InputError(f"kernel size {size} must be positive")
     if max(size) > MARGIN:
         raise InputError(f"kernel size {size} exceeds {MARGIN} voxels: use a stride, or larger voxels")
     xs, ys, zs = (range(-s // 2 + 1, s // 2 + 1) for s in size)
@@ -153,7 +155,8 @@ class KernelMap:
         """int32 ``[K, Vout]``: the input row that meets each output row under each offset, -1 where there is none."""
         name = "table to fine" if self.transposed else "table to coarse"
         if name not in self.cache:
-            self.cache[name] = self._reverse_table() if self.transposed else self._search_table()
+            with torch.inference_mode(False):  # a later training step may save it
+                self.cache[name] = self._reverse_table() if self.transposed else self._search_table()
         table: Tensor = self.cache[name]
         return table
 
@@ -161,7 +164,8 @@ class KernelMap:
         """(fine rows, coarse rows, sizes)."""
         if "pairs" not in self.cache:
             forward = self.reversed if self.transposed else self
-            self.cache["pairs"] = forward._list_table() if self.in_coords.is_cuda else forward._search_pairs()
+            with torch.inference_mode(False):
+                self.cache["pairs"] = forward._list_table() if self.in_coords.is_cuda else forward._search_pairs()
         flat: tuple[Tensor, Tensor, Tensor] = self.cache["pairs"]
         return flat
 

@@ -74,6 +74,8 @@ class Conv3d(_ConvBase):
         return x.at(x.coarser(self.stride), self._convolve(x.feats, kernel_map, epilogue))
 
     def _pointwise(self, feats: Tensor, epilogue: Epilogue | None) -> Tensor:
+        if feats.shape[1] != self.in_channels:
+            raise InputError(f"feats must be [V, {self.in_channels}], got {list(feats.shape)}")
         feats, kernel = autocast(feats), autocast(self.kernel)
         out = narrow(feats @ kernel, feats.dtype)
         if epilogue is None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from clever3d.errors import InputError
 from clever3d.sparse.coords import SortedKeys, check
 from clever3d.sparse.engines import engine_for
-from clever3d.sparse.kernel_map import KernelMap, Triple, coarsen
+from clever3d.sparse.kernel_map import KernelMap, Triple, as_triple, coarsen
 
 
 class Pyramid:
@@ -55,9 +55,13 @@ class Pyramid:
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _build(self, stride: Triple, kernel_size: Triple, step: Triple) -> KernelMap:
         coarse = (stride[0] * step[0], stride[1] * step[1], stride[2] * step[2])
-        made = KernelMap(self.coords(stride), self.coords(coarse), kernel_size, step, self._sorted_keys(stride))
+        with torch.inference_mode(False):  # what is made in inference must also serve training
+            made = self._make(stride, coarse, kernel_size, step)
         self._maps[stride, kernel_size, step] = made
         return made
+
+    def _make(self, stride: Triple, coarse: Triple, kernel_size: Triple, step: Triple) -> KernelMap:
+        return KernelMap(self.coords(stride), self.coords(coarse), kernel_size, step, self._sorted_keys(stride))
 
     def _sorted_keys(self, stride: Triple) -> SortedKeys:
         if stride not in self._keys:
@@ -100,7 +104,10 @@ class SparseTensor:
             if self.coords.dtype != torch.int32:
                 check(self.coords)  # before a large number wraps round
                 object.__setattr__(self, "coords", self.coords.int())
+            object.__setattr__(self, "stride", as_triple(self.stride))
             object.__setattr__(self, "pyramid", Pyramid(self.coords, self.stride))
+        elif self.pyramid.levels.get(self.stride) is not self.coords:
+            raise InputError("coords are not those of the pyramid: leave the pyramid out for other voxels")
 
     def with_feats(self, feats: Tensor) -> SparseTensor:
         """The same voxels with other features."""

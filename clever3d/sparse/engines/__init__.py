@@ -37,7 +37,8 @@ class use_engine:
     ``CLEVER3D_ENGINE`` decides, and without that the device: ``triton`` on CUDA, ``torch`` elsewhere.
 
     Args:
-        name: ``"torch"``, ``"triton"``, ``"torchsparse"``, or None for the default of the device.
+        name: ``"torch"``, ``"triton"``, ``"torchsparse"``, or None for the default of the device, whatever
+            ``CLEVER3D_ENGINE`` says.
 
     Raises:
         UnknownNameError: there is no such engine. Whether it can be used here is checked by the first convolution.
@@ -107,7 +108,10 @@ def engine_name(feats: Tensor) -> str:
 
 def available_engines(device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> dict[str, str | None]:
     """Each engine with None where it can be used on this device and dtype, else with the reason why not."""
-    feats = torch.empty(0, 1, device=device, dtype=dtype)
+    try:
+        feats = torch.empty(0, 1, device=device, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        return dict.fromkeys(ENGINES, f"there is no device {device} here ({str(error).splitlines()[0]})")
     return {name: _load(name).unusable(feats) for name in ENGINES}
 
 

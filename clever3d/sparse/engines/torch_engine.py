@@ -7,7 +7,7 @@ Two ways to the same result, chosen per layer:
 * the table: for a few thousand output rows at a time gather the rows of all offsets side by side, ``[rows, K * Cin]``,
   and multiply once. It multiplies absent voxels too, so it pays for thin inputs in dense neighbourhoods.
 
-Sums of half precision products are held in float32.
+float16 is multiplied in float32; products of bfloat16 are rounded to it offset by offset and summed in float32.
 """
 
 from __future__ import annotations
@@ -92,11 +92,13 @@ def _forward(
     relu: bool,
 ) -> Tensor:
     """``out[o] = sum_k feats[i_k(o)] @ kernel[k]``, then the epilogue."""
+    dtype = feats.dtype
+    feats, kernel = _wide_enough(feats), _wide_enough(kernel)
     if table is None:
         out = _loop(feats, kernel, in_rows, out_rows, sizes.tolist(), num_out, identity)
     else:
         out = _gathered(feats, kernel, table)
-    return narrow(apply_(out, scale, shift, residual, relu), feats.dtype)
+    return narrow(apply_(out, scale, shift, residual, relu), dtype)
 
 
 def _loop(
@@ -113,7 +115,7 @@ def _loop(
     if identity is None:
         out = feats.new_zeros(num_out, channels_out, dtype=wide)
     else:
-        out = narrow(feats @ kernel[identity], feats.dtype).to(wide)  # [Vout, Cout]
+        out = (feats @ kernel[identity]).to(wide)  # [Vout, Cout]
     piece = _piece(feats, kernel)
     gathered, product = feats.new_empty(piece, channels_in), feats.new_empty(piece, channels_out)
     for k, rows_in, rows_out in _pieces(in_rows, out_rows, sizes, piece):
@@ -121,8 +123,13 @@ def _loop(
             count = len(rows_in)
             torch.index_select(feats, 0, rows_in, out=gathered[:count])
             block = torch.mm(gathered[:count], kernel[k], out=product[:count])  # [P, Cout]
-            out.index_add_(0, rows_out, narrow(block, feats.dtype).to(wide))
+            out.index_add_(0, rows_out, block.to(wide))
     return out
+
+
+def _wide_enough(tensor: Tensor) -> Tensor:
+    """float16 is multiplied in float32: a product of one offset may overflow where the sum over all does not."""
+    return tensor.float() if tensor.dtype == torch.float16 else tensor
 
 
 def _wide(feats: Tensor) -> torch.dtype:
@@ -156,7 +163,7 @@ def _gathered(feats: Tensor, kernel: Tensor, table: Tensor) -> Tensor:
     out = feats.new_empty(table.shape[1], channels_out, dtype=wide)
     for rows, part in zip(table.T.split(_TABLE_ROWS), out.split(_TABLE_ROWS), strict=True):
         index = torch.where(rows < 0, len(feats), rows).reshape(-1)  # [R * K]
-        part.copy_(narrow(padded.index_select(0, index).view(len(rows), -1) @ weight, feats.dtype))
+        part.copy_(padded.index_select(0, index).view(len(rows), -1) @ weight)
     return out
 
 
@@ -172,7 +179,8 @@ def _backward(
     need_kernel: bool,
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to features and kernel; empty tensors for those that are not needed."""
-    grad = grad.contiguous()
+    types = feats.dtype, kernel.dtype
+    grad, feats, kernel = _wide_enough(grad.contiguous()), _wide_enough(feats), _wide_enough(kernel)
     wide = _wide(feats)
     _, channels_in, channels_out = kernel.shape
     grad_feats = feats.new_zeros(feats.shape if need_feats else (0,), dtype=wide)
@@ -188,7 +196,7 @@ def _backward(
         if need_feats:
             block = torch.mm(block_out, kernel[k].T, out=inputs[:count])
             grad_feats.index_add_(0, rows_in, block.to(wide))
-    return grad_feats.to(feats.dtype), grad_kernel.to(kernel.dtype)
+    return grad_feats.to(types[0]), grad_kernel.to(types[1])
 
 
 def _forward_fake(feats: Tensor, kernel: Tensor, *args: Any) -> Tensor:

@@ -1,9 +1,9 @@
 """The ``triton`` engine: implicit matrix products over sorted tiles, with our own Triton kernels.
 
 A convolution is, for a tile of output rows, a sum of products [TILE, Cin] x [Cin, Cout] over the kernel offsets, whose
-left factors are gathered row by row through the neighbour table. In a LiDAR scan a voxel has 5 to 9 of its 26
-neighbours, so the rows are first sorted by the set of offsets under which they have one: a tile then visits few offsets
-beyond those that its rows need. Everything a map needs is made without waiting for the device.
+left factors are gathered row by row through the neighbour table. In a LiDAR scan a voxel is met under 5 to 9 of 27
+offsets, so the rows are first sorted by the set of their offsets: a tile then visits few beyond those that its rows
+need. Everything a map needs is made without waiting for the device.
 
 The kernels run on CUDA; with ``TRITON_INTERPRET=1`` (set before triton is imported) they also run, slowly, on a CPU.
 """
@@ -105,7 +105,8 @@ def make_tiling(table: Tensor, tile: int) -> Tiling:
 def _tiling(kernel_map: KernelMap) -> list[Tensor]:
     name = "triton, to fine" if kernel_map.transposed else "triton, to coarse"
     if name not in kernel_map.cache:
-        kernel_map.cache[name] = make_tiling(kernel_map.table, tuning.tile_size(kernel_map.num_out)).tensors()
+        with torch.inference_mode(False):  # a later training step may save them
+            kernel_map.cache[name] = make_tiling(kernel_map.table, tuning.tile_size(kernel_map.num_out)).tensors()
     tensors: list[Tensor] = kernel_map.cache[name]
     return tensors
 
@@ -165,17 +166,17 @@ def _product(
     table, order, active, counts = tiling[:4]
     tile = table.shape[1] // len(counts)
     feats = feats.contiguous()
-    residual = None if end.residual is None else end.residual.contiguous()
+    scale, shift, residual = (None if t is None else t.contiguous() for t in (end.scale, end.shift, end.residual))
     limit = torch.finfo(feats.dtype).max if feats.dtype == torch.float16 and saturate else 0.0
 
     def launch(config: tuning.ProductConfig) -> None:
         grid = (len(counts) * triton.cdiv(channels_out, config.block_n),)
         with torch.cuda.device_of(feats):  # Triton launches on the current device
             gathered_product[grid](
-                feats, kernel, out, table, order, active, counts, end.scale, end.shift, residual,
+                feats, kernel, out, table, order, active, counts, scale, shift, residual,
                 num_out, table.shape[1], channels_in, channels_out, volume, *kernel.stride(),
                 TILE=tile, BLOCK_N=config.block_n, BLOCK_K=config.block_k, PRECISION=_precision(feats.dtype),
-                MIRROR=mirror, AFFINE=end.scale is not None, RESIDUAL=residual is not None, RELU=end.relu,
+                MIRROR=mirror, AFFINE=scale is not None, RESIDUAL=residual is not None, RELU=end.relu,
                 LIMIT=limit, UPCAST=_needs_upcast(feats), num_warps=config.warps, num_stages=config.stages,
             )  # fmt: skip
 
