@@ -235,3 +235,24 @@ def test_gradients_of_any_memory_layout_are_taken() -> None:
     upstream = torch.randn(4, len(x), dtype=torch.float64).T  # not contiguous
     direct = torch.autograd.grad(layer(x).feats, x.feats, upstream)[0]
     torch.testing.assert_close(torch.autograd.grad(layer(x).feats, x.feats, upstream.contiguous())[0], direct)
+
+
+@pytest.mark.parametrize("size", [(3, 3, 3), (2, 2, 2), (5, 1, 3), (1, 1, 5), (4, 2, 3), (3, 3, 2), (2, 3, 4)])
+@pytest.mark.parametrize("step", [(1, 1, 1), (2, 2, 2), (1, 2, 3)])
+def test_pairs_and_table_are_what_the_coordinates_say(size: tuple[int, int, int], step: tuple[int, int, int]) -> None:
+    """Both forms of a kernel map, and of its reverse, against a dictionary; rows in order and shuffled."""
+    x = random_scan(0.2, 1, seed=5)
+    order = torch.argsort(pack(x.coords))
+    for coords in (x.coords, x.coords[order]):
+        kernel_map = SparseTensor(x.feats, coords).pyramid.kernel_map((1, 1, 1), size, step)
+        rows = {tuple(c): n for n, c in enumerate(coords.tolist())}
+        expected = torch.full((kernel_map.volume, kernel_map.num_out), -1, dtype=torch.int32)
+        for k, (dx, dy, dz) in enumerate(kernel_offsets(size)):
+            for o, (b, cx, cy, cz) in enumerate(kernel_map.out_coords.tolist()):
+                expected[k, o] = rows.get((b, cx * step[0] + dx, cy * step[1] + dy, cz * step[2] + dz), -1)
+        assert torch.equal(kernel_map.table, expected)
+        for form in (kernel_map, kernel_map.reversed):
+            listed = torch.full_like(form.table, -1)
+            for k, (rows_in, rows_out) in enumerate(form.pairs):
+                listed[k, rows_out] = rows_in.int()
+            assert torch.equal(listed, form.table)

@@ -90,22 +90,31 @@ class SortedKeys:
         if bool((self.keys[1:] == self.keys[:-1]).any()):
             raise InputError("coordinates hold a voxel twice: voxelise the points first (clever3d.points.voxelize)")
 
-    def find(self, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows of the queried keys that exist.
+    def find_runs(self, queries: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Rows of the keys ``queries``, ``queries + 1``, ... that exist: voxels above each other, in one binary search.
+
+        Where a key has been found the next one can only stand behind it, else in its place.
 
         Args:
             queries: int64 ``[Q]``.
 
         Returns:
-            ``(query index [M], row [M])`` of the M queries found, by ascending query index.
+            For each of the ``length`` numbers added: ``(query index [M], row [M])`` of the M keys found, by ascending
+            query index.
         """
+        empty = queries.new_zeros(0)
         if not len(self.keys):
-            empty = queries.new_zeros(0)
-            return empty, empty
-        place = torch.searchsorted(self.keys, queries).clamp_(max=len(self.keys) - 1)  # [Q]
-        found = (self.keys[place] == queries).nonzero().squeeze(1)  # [M]
-        place = place[found]
-        return found, place if self.rows is None else self.rows[place]
+            return [(empty, empty)] * length
+        place = torch.searchsorted(self.keys, queries)  # [Q]
+        last = len(self.keys) - 1
+        runs = []
+        for n in range(length):
+            found = self.keys[place.clamp(max=last)] == queries + n
+            index = found.nonzero().squeeze(1)  # [M]
+            rows = place[index]
+            runs.append((index, rows if self.rows is None else self.rows[rows]))
+            place = place + found
+        return runs
 
     def lookup(self, queries: Tensor) -> Tensor:
         """Row of every queried key, -1 where there is none; int32, of the queries' shape. No wait for the device."""

@@ -177,21 +177,26 @@ class KernelMap:
         return pack(torch.stack([batch, *(c * s for c, s in zip(xyz, self.stride, strict=True))], dim=1))
 
     def _search_pairs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """One binary search of all output keys per offset. In a submanifold map only half of the offsets is searched,
-        because the pairs of ``-offset`` are those of ``offset`` swapped."""
+        """One binary search of all output keys per column of offsets (along z). In a submanifold map only half of the
+        offsets is searched, because the pairs of ``-offset`` are those of ``offset`` swapped."""
         base = self._base()
+        offsets = kernel_offsets(self.kernel_size)
         groups: dict[Triple, tuple[Tensor, Tensor]] = {}
-        for offset in kernel_offsets(self.kernel_size):
-            mirrored = groups.get((-offset[0], -offset[1], -offset[2]))
-            if self.submanifold and offset == (0, 0, 0):
-                rows = torch.arange(self.num_in, device=base.device)
-                groups[offset] = (rows, rows)
-            elif self.submanifold and mirrored is not None:
-                groups[offset] = (mirrored[1], mirrored[0])
-            else:
-                rows_out, rows_in = self.in_keys.find(base + shift(offset))
-                groups[offset] = (rows_in, rows_out)
-        fine, coarse = zip(*groups.values(), strict=True)
+        columns: dict[tuple[int, int], list[int]] = {}
+        for x, y, z in sorted(offsets):
+            swapped = self.submanifold and (-x, -y, -z) in offsets and (x, y, z) <= (0, 0, 0)
+            if not swapped:
+                columns.setdefault((x, y), []).append(z)
+        for (x, y), heights in columns.items():
+            runs = self.in_keys.find_runs(base + shift((x, y, heights[0])), len(heights))
+            for z, (rows_out, rows_in) in zip(heights, runs, strict=True):
+                groups[x, y, z] = (rows_in, rows_out)
+                if self.submanifold and (-x, -y, -z) in offsets:
+                    groups[-x, -y, -z] = (rows_out, rows_in)
+        if self.submanifold:
+            rows = torch.arange(self.num_in, device=base.device)
+            groups[0, 0, 0] = (rows, rows)
+        fine, coarse = zip(*(groups[offset] for offset in offsets), strict=True)
         return torch.cat(fine), torch.cat(coarse), torch.tensor([len(rows) for rows in fine])
 
     def _search_table(self) -> Tensor:
