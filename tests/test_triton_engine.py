@@ -67,6 +67,16 @@ def assert_close(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got.double().cpu(), want, rtol=0, atol=TOLERANCE[dtype] * float(want.abs().max()))
 
 
+def assert_same_with_gradients(
+    out: Tensor, leaves: list[Tensor], dense: Tensor, dense_leaves: list[Tensor], dtype: torch.dtype
+) -> None:
+    assert_close(out.detach(), dense.detach(), dtype)
+    upstream = torch.randn(dense.shape).to(torch.bfloat16).double()
+    expected = torch.autograd.grad(dense, dense_leaves, upstream)
+    for got, want in zip(torch.autograd.grad(out, leaves, upstream.to(DEVICE, dtype)), expected, strict=True):
+        assert_close(got, want, dtype)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
     ("size", "stride", "channels"),
@@ -82,11 +92,7 @@ def test_convolution_and_gradients_equal_dense_conv3d(
     dense = dense_convolution(feats, x, kernel_map.out_coords.cpu(), kernel, size, stride)
     leaves = [ours.feats.requires_grad_(), kernel.detach().to(DEVICE, dtype).requires_grad_()]
     out = convolve(leaves[0], leaves[1], kernel_map)
-    assert_close(out.detach(), dense.detach(), dtype)
-    upstream = torch.randn(dense.shape).to(torch.bfloat16).double()
-    expected = torch.autograd.grad(dense, [feats, kernel], upstream)
-    for got, want in zip(torch.autograd.grad(out, leaves, upstream.to(DEVICE, dtype)), expected, strict=True):
-        assert_close(got, want, dtype)
+    assert_same_with_gradients(out, leaves, dense, [feats, kernel], dtype)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -99,11 +105,7 @@ def test_transposed_convolution_and_gradients_equal_dense_conv_transpose3d(size:
     dense = dense_transposed(feats, kernel_map.in_coords.cpu(), fine.coords, kernel, size, 2)
     leaves = [t.detach().to(DEVICE, dtype).requires_grad_() for t in (feats, kernel)]
     out = convolve(leaves[0], leaves[1], kernel_map)
-    assert_close(out.detach(), dense.detach(), dtype)
-    upstream = torch.randn(dense.shape).to(torch.bfloat16).double()
-    expected = torch.autograd.grad(dense, [feats, kernel], upstream)
-    for got, want in zip(torch.autograd.grad(out, leaves, upstream.to(DEVICE, dtype)), expected, strict=True):
-        assert_close(got, want, dtype)
+    assert_same_with_gradients(out, leaves, dense, [feats, kernel], dtype)
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from clever3d.sparse.engines.epilogue import Epilogue, apply_, narrow
+from clever3d.sparse.engines.operators import gradients_fake, library
 from clever3d.sparse.kernel_map import KernelMap
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -66,12 +67,11 @@ def _table_is_cheaper(kernel_map: KernelMap, kernel: Tensor) -> bool:
     return table < loop
 
 
-_library = torch.library.Library("clever3d", "FRAGMENT")
-_library.define(
+library.define(
     "convolve_pairs(Tensor feats, Tensor kernel, Tensor in_rows, Tensor out_rows, Tensor sizes, Tensor? table, "
     "SymInt num_out, int? identity, Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> Tensor"
 )
-_library.define(
+library.define(
     "convolve_pairs_backward(Tensor grad, Tensor feats, Tensor kernel, Tensor in_rows, Tensor out_rows, Tensor sizes, "
     "int? identity, bool need_feats, bool need_kernel) -> (Tensor, Tensor)"
 )
@@ -203,11 +203,6 @@ def _forward_fake(feats: Tensor, kernel: Tensor, *args: Any) -> Tensor:
     return feats.new_empty(args[4], kernel.shape[2])
 
 
-def _backward_fake(grad: Tensor, feats: Tensor, kernel: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    need_feats, need_kernel = args[-2:]
-    return feats.new_empty(feats.shape if need_feats else (0,)), kernel.new_empty(kernel.shape if need_kernel else (0,))
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, kernel, in_rows, out_rows, sizes, _, _, ctx.identity, *_ = inputs
     ctx.save_for_backward(feats, kernel, in_rows, out_rows, sizes)
@@ -222,8 +217,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("convolve_pairs", _forward, _device)
-    _library.impl("convolve_pairs_backward", _backward, _device)
+    library.impl("convolve_pairs", _forward, _device)
+    library.impl("convolve_pairs_backward", _backward, _device)
 torch.library.register_fake("clever3d::convolve_pairs", _forward_fake)
-torch.library.register_fake("clever3d::convolve_pairs_backward", _backward_fake)
+torch.library.register_fake("clever3d::convolve_pairs_backward", gradients_fake)
 torch.library.register_autograd("clever3d::convolve_pairs", _differentiate, setup_context=_keep)

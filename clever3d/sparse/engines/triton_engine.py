@@ -20,6 +20,7 @@ from torch import Tensor
 
 from clever3d.sparse.engines import tuning
 from clever3d.sparse.engines.epilogue import Epilogue
+from clever3d.sparse.engines.operators import gradients_fake, library
 from clever3d.sparse.kernel_map import KernelMap
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -128,12 +129,11 @@ def convolve(feats: Tensor, kernel: Tensor, kernel_map: KernelMap, epilogue: Epi
     return out
 
 
-_library = torch.library.Library("clever3d", "FRAGMENT")
-_library.define(
+library.define(
     "convolve_tiles(Tensor feats, Tensor kernel, Tensor[] tiling, Tensor[] backward_tiling, SymInt num_out, "
     "Tensor? scale, Tensor? shift, Tensor? residual, bool relu) -> Tensor"
 )
-_library.define(
+library.define(
     "convolve_tiles_backward(Tensor grad, Tensor feats, Tensor kernel, Tensor[] tiling, Tensor[] backward_tiling, "
     "bool need_feats, bool need_kernel) -> (Tensor, Tensor)"
 )
@@ -263,11 +263,6 @@ def _forward_fake(feats: Tensor, kernel: Tensor, *args: Any) -> Tensor:
     return feats.new_empty(args[2], kernel.shape[2])
 
 
-def _backward_fake(grad: Tensor, feats: Tensor, kernel: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
-    need_feats, need_kernel = args[-2:]
-    return feats.new_empty(feats.shape if need_feats else (0,)), kernel.new_empty(kernel.shape if need_kernel else (0,))
-
-
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     feats, kernel, tiling, backward_tiling, *_ = inputs
     ctx.split = len(tiling)
@@ -290,8 +285,8 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("convolve_tiles", _forward, _device)
-    _library.impl("convolve_tiles_backward", _backward, _device)
+    library.impl("convolve_tiles", _forward, _device)
+    library.impl("convolve_tiles_backward", _backward, _device)
 torch.library.register_fake("clever3d::convolve_tiles", _forward_fake)
-torch.library.register_fake("clever3d::convolve_tiles_backward", _backward_fake)
+torch.library.register_fake("clever3d::convolve_tiles_backward", gradients_fake)
 torch.library.register_autograd("clever3d::convolve_tiles", _differentiate, setup_context=_keep)
