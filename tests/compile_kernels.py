@@ -48,7 +48,6 @@ def build(function: Any, precision: str, constants: dict[str, Any], config: Any,
         "capability": capability,
         "precision": precision,
         "shared": made.metadata.shared,
-        "spills": "ld.local" in ptx,
         "tensor cores": bool(re.search(r"wgmma\.mma_async|mma\.sync", ptx)),
     }
 

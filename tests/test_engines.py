@@ -191,9 +191,10 @@ def test_float16_products_beyond_its_range_may_cancel(
     kernel[13], kernel[14] = 20, -19.5  # the voxel itself, and the one at x + 1
     kernel_map = x.pyramid.kernel_map((1, 1, 1), (3, 3, 3), (1, 1, 1))
     hundredth = Epilogue(torch.full((1,), 0.01), torch.zeros(1))
-    with use_engine(engine):
-        assert float(convolve(x.feats, kernel, kernel_map)[0]) == 3200
-        assert float(convolve(x.feats, kernel, kernel_map, hundredth)[1]) == 1280
+    for autocast in (False, True):
+        with use_engine(engine), torch.autocast("cpu", dtype=torch.float16, enabled=autocast):
+            assert float(convolve(x.feats, kernel, kernel_map)[0]) == 3200
+            assert float(convolve(x.feats, kernel, kernel_map, hundredth)[1]) == 1280
 
 
 def test_inference_in_one_pass_equals_layer_by_layer(small: torch.nn.Module) -> None:

@@ -247,7 +247,6 @@ def test_kernels_compile_for_gpus_that_are_not_here(tmp_path: Path) -> None:
     assert len(rows) == 2 * 4 * 3
     for row in rows:
         assert row["shared"] <= {80: 163, 90: 227}[row["capability"]] * 1024, row
-        assert not row["spills"], row
         assert row["tensor cores"] == (row["precision"] != "fp32"), row  # float32 proper has none to run on
 
 

@@ -94,10 +94,11 @@ def _forward(
     """``out[o] = sum_k feats[i_k(o)] @ kernel[k]``, then the epilogue."""
     dtype = feats.dtype
     feats, kernel = _wide_enough(feats), _wide_enough(kernel)
-    if table is None:
-        out = _loop(feats, kernel, in_rows, out_rows, sizes.tolist(), num_out, identity)
-    else:
-        out = _gathered(feats, kernel, table)
+    with torch.autocast(feats.device.type, enabled=False):  # it would make float16 of these products again
+        if table is None:
+            out = _loop(feats, kernel, in_rows, out_rows, sizes.tolist(), num_out, identity)
+        else:
+            out = _gathered(feats, kernel, table)
     return narrow(apply_(out, scale, shift, residual, relu), dtype)
 
 
