@@ -10,7 +10,12 @@ from pathlib import Path, PurePosixPath
 
 LARGEST = 20_000_000  # bytes; the bundled weights are at most half of it
 WEIGHTS = "clever3d/zoo/weights/"
-REQUIRED = ("clever3d/__init__.py", "clever3d/py.typed", "clever3d/weights_manifest.json")
+REQUIRED = (
+    "clever3d/__init__.py",
+    "clever3d/py.typed",
+    "clever3d/weights_manifest.json",
+    "clever3d/zoo/manifest.schema.json",
+)
 
 
 def complaints(wheel: Path) -> list[str]:
@@ -27,6 +32,10 @@ def complaints(wheel: Path) -> list[str]:
         if found:
             return found
         manifest = json.loads(archive.read("clever3d/weights_manifest.json"))
+        recorded = {
+            WEIGHTS + record["location"]["file"] for record in manifest["records"] if record["status"] == "bundled"
+        }
+        found += [f"{name} has no record" for name in sizes if name.startswith(WEIGHTS) and name not in recorded]
         for record in manifest["records"]:
             if record["status"] != "bundled":
                 continue

@@ -207,7 +207,7 @@ def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:
 def test_contradicting_arguments_are_refused(file: Path) -> None:
     with pytest.raises(InputError, match="contradict"):
         clever3d.load_backbone("minkunet18-dinov2_s.clever_nuscenes", weights=file, pretrained=False)
-    with pytest.raises(InputError, match="is a file already"):
+    with pytest.raises(InputError, match="has weights already"):
         clever3d.load_backbone(file, weights=file)
 
 

@@ -337,6 +337,28 @@ def test_list_without_a_match_says_so() -> None:
     assert run("list", "nothing-like-this", "--json") == (0, "[]\n")
 
 
+def test_list_takes_status_teacher_and_licence() -> None:
+    def names(*options: str) -> list[str]:
+        return [one["name"] for one in json.loads(run("list", "--json", *options)[1])]
+
+    assert names("--status", "bundled") == ["minkunet_small-dinov2_s.clever_street"]
+    assert names("--teacher", "dinov2_b") == ["minkunet34-dinov2_b.clever_nuscenes"]
+    free = names("--licence", "commercial")
+    assert free and set(free).isdisjoint(names("--licence", "non-commercial"))
+    status, output = run("list", "--status", "bundled", "--licence", "commercial")
+    assert status == 1 and "no backbone matches '*' --status bundled --licence commercial" in output
+    status, output = run("list", "--status", "trained")
+    assert status == 2 and "none of bundled, hub" in output
+
+
+def test_list_and_info_name_a_broken_manifest_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("ours.json").write_text("{}")
+    monkeypatch.setenv("CLEVER3D_MANIFEST", "ours.json")
+    for command in (["list"], ["info", "minkunet-dinov2-s"]):
+        status, output = run(*command)
+        assert status == 2 and "ours.json" in output
+
+
 def test_info_by_short_name_as_text_and_json() -> None:
     info = clever3d.backbone_info("minkunet-dinov2-s")
     assert run("info", "minkunet-dinov2-s") == (0, f"{info}\n")

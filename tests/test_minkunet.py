@@ -76,7 +76,7 @@ def test_spvnas_names_translate_onto_every_parameter() -> None:
         assert from_spvnas(name) == ours and ours in state
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("minkunet")])
 def test_every_scale_is_returned_finest_last(name: str) -> None:
     x = voxels()
     backbone = create_backbone(name).eval()

@@ -54,6 +54,31 @@ def test_voxel_channels_are_means_over_the_points_of_the_voxel() -> None:
     assert corner["has_intensity"] == 0 and corner["intensity"] == 0 and corner["range"] == pytest.approx(5 / 40)
 
 
+def test_channels_in_metres_and_normalised_intensity_are_means_over_the_voxel() -> None:
+    channels = ("intensity", "x", "y", "z", "radius", "has_intensity")
+    spec = InputSpec(voxel_size=0.5, channels=channels, intensity_mean=0.25, intensity_std=0.5)
+    xyz = torch.tensor([[3.0, 4.0, 0.1], [3.4, 4.2, 0.3], [1.0, 2.0, 2.0], [1.2, 2.0, 2.0]])
+    scan = CheckedPoints(xyz, torch.tensor([0.75, 0.25, 1.0, float("nan")]), torch.ones(4, dtype=torch.bool))
+    feats = voxelize([scan], spec).tensor.feats
+    radius = np.linalg.norm(xyz.numpy(), axis=1)
+    near = [1.5 / 2, 1.1, 2.0, 2.0, radius[2:].mean(), 0.5]  # of the point without intensity 0, not (0 - 0.25) / 0.5
+    far = [0.5, 3.2, 4.1, 0.2, radius[:2].mean(), 1.0]
+    np.testing.assert_allclose(feats.numpy(), [near, far], rtol=1e-6)
+    close = voxelize([CheckedPoints(torch.full((1, 3), 0.1), None, torch.ones(1, dtype=torch.bool))], spec).tensor.feats
+    np.testing.assert_allclose(close.numpy(), [[0, 0.1, 0.1, 0.1, 0.1 * 3**0.5, 0]], rtol=1e-6)
+
+
+def test_default_channels_and_their_scales_stay_as_they_are() -> None:
+    """Checkpoints without these fields exist."""
+    assert InputSpec().channels == ("one", "dx", "dy", "dz", "height", "range", "intensity", "has_intensity")
+    written = InputSpec().to_dict()
+    assert "intensity_mean" not in written and "intensity_std" not in written
+    assert InputSpec.from_dict(written) == InputSpec()
+    statistics = InputSpec(intensity_mean=0.1, intensity_std=0.2)
+    assert InputSpec.from_dict(statistics.to_dict()) == statistics
+    assert statistics.to_dict()["intensity_mean"] == 0.1 and statistics.to_dict()["intensity_std"] == 0.2
+
+
 def test_batched_scans_keep_their_own_voxels() -> None:
     xyz = torch.tensor([[1.0, 1.0, 0.0], [2.0, 2.0, 0.0]])
     scan = CheckedPoints(xyz, None, torch.tensor([True, False]))
@@ -194,6 +219,7 @@ def test_input_spec_survives_json_and_refuses_nonsense() -> None:
         ({"channels": ("colour",)}, "subset"),
         ({"frame": "RDF"}, "FLU"),
         ({"point_range": (1, 0, 0, 0, 1, 1)}, "x_min"),
+        ({"intensity_std": 0.0}, "intensity_std"),
     ]:
         with pytest.raises(InputError, match=message):
             InputSpec(**values)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from clever3d.backbones.base import Backbone
+from clever3d.backbones.base import Backbone, FeatureInfo
 from clever3d.errors import InputError
 from clever3d.points import InputSpec
 from clever3d.sparse import Conv3d, ConvTranspose3d, Epilogue, SparseTensor, cat
@@ -158,6 +158,9 @@ class MinkUNet(Backbone):
         super().__init__(config, input_spec, architecture)
         width = config.channels
         self.feature_dim = width[8]
+        names = ["encoders.3", *(f"decoders.{n}" for n in range(4))]
+        self.feature_info = tuple(FeatureInfo(names[n], width[4 + n], 16 >> n) for n in range(5))
+        self.num_layers = 9
         self.stem = _stem(len(input_spec.channels), width[0])
         self.encoders = nn.ModuleList()
         for n in range(4):
@@ -177,6 +180,12 @@ class MinkUNet(Backbone):
             if level < 4:
                 x.pyramid.prepare(stride, (2, 2, 2), (2, 2, 2), x.feats)
                 stride = (2 * stride[0], 2 * stride[1], 2 * stride[2])
+
+    def layer_of(self, parameter: str) -> int:
+        """The stem is layer 0, the encoders are 1 to 4, the decoders 5 to 8 (our choice)."""
+        first = {"stem": 0, "encoders": 1, "decoders": 5}
+        part, number = parameter.split(".")[:2]
+        return first[part] if part == "stem" else first[part] + int(number)
 
     def forward(self, x: SparseTensor) -> list[SparseTensor]:
         """Decoder features at strides 16 (bottleneck), 8, 4, 2, 1."""

@@ -16,6 +16,7 @@ from clever3d.cli.bench import bench
 from clever3d.cli.convert import convert
 from clever3d.cli.demo import demo
 from clever3d.cli.extract import extract
+from clever3d.cli.publish import publish
 from clever3d.cli.zoo import info, list_
 from clever3d.errors import Clever3dError, InputWarning
 
@@ -81,4 +82,5 @@ _add("extract", extract)
 _add("list", list_)
 _add("info", info)
 _add("convert", convert)
+_add("publish", publish)
 _add("bench", bench)

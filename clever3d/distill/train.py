@@ -160,7 +160,8 @@ def train(config: TrainConfig) -> bool:
         ground_height=config.student.ground,
         trained_sensors=tuple(sorted({example.frame.dataset for example in frames})),
     )
-    backbone = create_backbone(config.student.architecture, input_spec=spec, width=config.student.width).to(device)
+    narrower = {} if config.student.width == 1.0 else {"width": config.student.width}  # a factor; of MinkUNet only
+    backbone = create_backbone(config.student.architecture, input_spec=spec, **narrower).to(device)
     head = projection_head(
         backbone.feature_dim, teacher.dim, layers=config.student.head_layers, hidden=config.student.head_width
     ).to(device)

@@ -41,16 +41,21 @@ def _channels(xyz: Tensor, intensity: Tensor | None, grid: Tensor, spec: InputSp
         value, present = torch.zeros_like(one), torch.zeros_like(one)
     else:
         present = intensity.isfinite().double()
-        value = intensity.nan_to_num(0.0, 0.0, 0.0).double()
+        value = (intensity.nan_to_num(0.0, 0.0, 0.0).double() - spec.intensity_mean) / spec.intensity_std * present
+    radius = xyz.norm(dim=1)
     named = {
         "one": one,
         "dx": offset[:, 0],
         "dy": offset[:, 1],
         "dz": offset[:, 2],
         "height": (xyz[:, 2] - spec.ground_height) / HEIGHT_SCALE,
-        "range": xyz.norm(dim=1).clamp(min=RANGE_MIN) / RANGE_SCALE,
+        "range": radius.clamp(min=RANGE_MIN) / RANGE_SCALE,
         "intensity": value,
         "has_intensity": present,
+        "x": xyz[:, 0],
+        "y": xyz[:, 1],
+        "z": xyz[:, 2],
+        "radius": radius,
     }
     return torch.stack([named[name] for name in spec.channels], dim=1)
 

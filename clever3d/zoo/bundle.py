@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clever3d.errors import CheckpointError
 from clever3d.io import atomic_path
 from clever3d.zoo import manifest
-from clever3d.zoo.checkpoint import read_checkpoint
-from clever3d.zoo.loading import file_sha256, load_backbone
+from clever3d.zoo.checkpoint import file_sha256
+from clever3d.zoo.loading import load_backbone
+from clever3d.zoo.publish import complete_record
 
 
 def add_bundled(checkpoint: str | Path, record: Mapping[str, Any], *, aliases: Sequence[str] = ()) -> None:
@@ -36,22 +36,13 @@ def add_bundled(checkpoint: str | Path, record: Mapping[str, Any], *, aliases: S
     """
     checkpoint = Path(checkpoint)
     backbone = load_backbone(checkpoint)
-    parts = read_checkpoint(checkpoint)
-    if parts.input_spec is None:
-        raise CheckpointError(f"{checkpoint} has no input_spec in its metadata. Write it with save_checkpoint.")
     name = str(record["name"])
     whole = {
-        **record,
-        "architecture": parts.architecture,
-        "config": dict(parts.config),
-        "input_spec": dict(parts.input_spec),
-        "feature_dim": backbone.feature_dim,
-        "parameters": sum(parameter.numel() for parameter in backbone.parameters()),
+        **complete_record(backbone, record),
         "status": "bundled",
         "location": {"file": f"{name}.safetensors"},
         "sha256": file_sha256(checkpoint),
         "bytes": checkpoint.stat().st_size,
-        "make": None,
     }
     path = manifest.manifest_path()
     content = json.loads(path.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ are always stored as they are, for float16 cannot hold every variance.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -158,6 +159,15 @@ def parse_metadata(path: Path, metadata: Mapping[str, str], key: str) -> dict[st
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: metadata {key} is not a JSON object. The file is damaged.")
     return content
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def canonical(blob: bytes) -> bytes:

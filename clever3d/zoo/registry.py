@@ -6,27 +6,54 @@ import difflib
 from fnmatch import fnmatchcase
 
 from clever3d.errors import InputError, UnknownNameError
-from clever3d.zoo.manifest import LOCATION_KEYS, BackboneInfo, read_manifest
+from clever3d.zoo.manifest import read_manifest
+from clever3d.zoo.records import LOCATION_KEYS, BackboneInfo
+
+_LICENCE_WORDS = {"commercial": False, "non-commercial": True}
 
 
-def list_backbones(pattern: str = "*", *, status: str | None = None) -> list[str]:
+def list_backbones(
+    pattern: str = "*", *, status: str | None = None, teacher: str | None = None, licence: str | None = None
+) -> list[str]:
     """Full names of the zoo's backbones, sorted.
 
     Args:
         pattern: shell pattern (``*``, ``?``, ``[]``). It is held against the full names and the short ones; what is
             returned is always the full name, once.
         status: only those that are ``bundled``, ``hub``, ``external`` or ``recipe``.
+        teacher: only those of this teacher: a pattern, or a part, of timm's name of it
+            (``vit_base_patch14_dinov2.lvd142m``) or of the name's middle (``dinov2_b``).
+        licence: only those whose weights have this licence: a pattern, or a part, of its name (``apache-2.0``), or
+            ``commercial`` or ``non-commercial`` for what it allows.
 
     Raises:
         InputError: ``status`` is none of these.
     """
     if status is not None and status not in LOCATION_KEYS:
         raise InputError(f"status={status!r} is none of {', '.join(LOCATION_KEYS)}.")
-    return sorted(
-        name
-        for name, info in read_manifest().records.items()
-        if status in (None, info.status) and any(fnmatchcase(known, pattern) for known in (name, *info.aliases))
-    )
+
+    def wanted(info: BackboneInfo) -> bool:
+        middle = info.name.split("-", 1)[1].split(".")[0]
+        return (
+            any(fnmatchcase(known, pattern) for known in (info.name, *info.aliases))
+            and status in (None, info.status)
+            and (teacher is None or _like(teacher, info.teacher["model"]) or _like(teacher, middle))
+            and (licence is None or _has_licence(licence, info))
+        )
+
+    return sorted(info.name for info in read_manifest().records.values() if wanted(info))
+
+
+def _has_licence(licence: str, info: BackboneInfo) -> bool:
+    if licence in _LICENCE_WORDS:
+        return info.non_commercial is _LICENCE_WORDS[licence]
+    return _like(licence, info.weights_licence)
+
+
+def _like(pattern: str, text: str) -> bool:
+    """Whether a part of the text is the pattern, in either case; with ``*``, ``?`` or ``[`` all of it must fit."""
+    whole = any(sign in pattern for sign in "*?[")
+    return fnmatchcase(text.lower(), pattern.lower() if whole else f"*{pattern.lower()}*")
 
 
 def backbone_info(name: str) -> BackboneInfo:
@@ -63,7 +90,7 @@ def suggestion(name: str) -> str:
 
 def nearest_with_weights(info: BackboneInfo) -> str | None:
     """The entry most like ``info`` that loads: the same teacher first, then the same spelling."""
-    candidates = [other for other in read_manifest().records.values() if other.has_weights]
+    candidates = [other for other in read_manifest().records.values() if other.status in ("bundled", "hub")]
 
     def likeness(other: BackboneInfo) -> tuple[bool, float]:
         same_teacher = other.teacher["model"] == info.teacher["model"]
