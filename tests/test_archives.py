@@ -117,14 +117,9 @@ def test_an_archive_with_a_suspicious_member_is_refused(archive: Path, target: P
 
 
 def test_sparse_files_are_refused(archive: Path, target: Path) -> None:
-    pax = {
-        "GNU.sparse.major": "1",
-        "GNU.sparse.minor": "0",
-        "GNU.sparse.realsize": str(1 << 40),
-        "GNU.sparse.name": "a.pth",
-    }
+    pax = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "600", "GNU.sparse.name": "a.pth"}
     packed(archive, [file("a.pth", b"1\n0\n512\n".ljust(1024, b"\0"), pax_headers=pax)], format=tarfile.PAX_FORMAT)
-    with pytest.raises(CheckpointError, match=r"neither a file nor a folder|limit"):
+    with pytest.raises(CheckpointError, match="neither a file nor a folder"):
         copy_torch_file(archive, target)
 
 

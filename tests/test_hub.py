@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -21,9 +19,11 @@ import torch
 from huggingface_hub import constants
 from loopback_hub import LoopbackHub
 from test_manifest import RECORD
+from typer.testing import CliRunner
 
 import clever3d
 from clever3d.backbones import Backbone, MinkUNet, WaffleIron
+from clever3d.cli import app
 from clever3d.errors import CheckpointError, DataError, InputError, UnknownNameError
 from clever3d.zoo import hub as hub_module
 from clever3d.zoo import manifest, push_to_hub, save_pretrained
@@ -291,13 +291,17 @@ def test_no_server_ends_in_an_error(tmp_path: Path) -> None:
         clever3d.load_backbone("hf-hub:someone/weights")
 
 
-def test_full_disk_is_named(hub: LoopbackHub, repository: str, online: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "blob")
-
-    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
-    with pytest.raises(CheckpointError, match=r"No space left on device \(blob\).*cache_dir"):
-        clever3d.load_backbone("hf-hub:someone/weights")
+def test_full_disk_is_named_and_leaves_nothing(hub: LoopbackHub, repository: str, tmp_path: Path) -> None:
+    """No file may grow beyond 100,000 bytes in that process: the system's own refusal, as of a full disk."""
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "import clever3d; clever3d.load_backbone('hf-hub:someone/weights')"
+    )
+    process = in_another_process(code, hub.environment(tmp_path / "home"))
+    said = process.communicate(timeout=120)[1]
+    assert "CheckpointError: model.safetensors of someone/weights" in said and "File too large" in said
+    assert "HF_HOME or cache_dir names another place" in said
+    assert {path.name for path in cached(tmp_path / "home") if "snapshots" in path.parts} == {"config.json"}
 
 
 # ---- what arrives is what was published ----
@@ -444,6 +448,19 @@ def test_record_of_a_published_backbone_goes_into_a_manifest_as_it_is(
     backbone = clever3d.load_backbone(RECORD["name"])
     assert same(backbone, small) and backbone.pretrained_cfg == record
     manifest.forget()
+
+
+def test_publish_command_prints_the_record_alone_on_stdout(
+    hub: LoopbackHub, online: Path, small: Backbone, tmp_path: Path
+) -> None:
+    small.save_pretrained(tmp_path / "folder", record=RECORD)
+    done = CliRunner().invoke(app, ["publish", str(tmp_path / "folder"), "someone/new", "--private", "--half"])
+    assert done.exit_code == 0
+    record = json.loads(done.stdout)
+    assert record["location"]["commit"] == hub.history("someone/new")[0] and hub.url in done.stderr
+    content = hub.files("someone/new")["model.safetensors"]
+    assert record["sha256"] == hashlib.sha256(content).hexdigest() and record["bytes"] == len(content)
+    assert 'load_backbone("hf-hub:someone/new")' in hub.files("someone/new")["README.md"].decode()
 
 
 def test_publishing_is_one_commit_private_if_asked_and_on_a_branch_if_named(

@@ -193,6 +193,25 @@ def test_command_prints_a_template_and_writes_a_folder(small: Backbone, tmp_path
     assert equal(clever3d.load_backbone(tmp_path / "out"), small)
 
 
+def test_command_takes_a_student_of_the_trainer(small: Backbone, tmp_path: Path) -> None:
+    """Its checkpoint has a record of another kind: the teacher is a name, and frames and options are in it."""
+    trained = {
+        "recipe": "feature similarity",
+        "teacher": "vit_small",
+        "frames": 3,
+        "scenes": ["kitti/0"],
+        "options": {},
+    }
+    save_checkpoint(small, tmp_path / "student.safetensors", record=trained)
+    (tmp_path / "record.json").write_text(json.dumps({key: value for key, value in FULL.items() if key != "recipe"}))
+    arguments = ("--record", tmp_path / "record.json", "--folder", tmp_path / "out")
+    done = run(tmp_path / "student.safetensors", *arguments)
+    assert done.exit_code == 0, done.stderr
+    loaded = clever3d.load_backbone(tmp_path / "out").pretrained_cfg
+    assert loaded is not None and loaded["recipe"] == "feature similarity" and "frames" not in loaded
+    assert loaded["teacher"] == FULL["teacher"]
+
+
 def test_command_says_what_it_lacks(small: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "mine.safetensors"
     save_checkpoint(small, path)

@@ -49,16 +49,13 @@ def publish(
 
         from clever3d.zoo import load_backbone, push_to_hub, save_pretrained
         from clever3d.zoo.manifest import format_json
-        from clever3d.zoo.publish import complete_record, record_template
+        from clever3d.zoo.publish import complete_record, known_record, record_template
 
     backbone = load_backbone(source)
     if template:
         typer.echo(format_json(record_template(backbone)), nl=False)
         return
-    whole = complete_record(
-        backbone,
-        {**(backbone.pretrained_cfg or {}), **_read_record(record)} if record else (backbone.pretrained_cfg or {}),
-    )
+    whole = complete_record(backbone, {**known_record(backbone), **_read_record(record)})
     dtype = torch.float16 if half else None
     if folder is not None:
         save_pretrained(backbone, folder, record=whole, dtype=dtype, repository=repository or "ORGANISATION/NAME")
@@ -67,7 +64,7 @@ def publish(
     assert repository is not None
     say_progress(f"publishing {whole['name']} in {repository}")
     done = push_to_hub(backbone, repository, record=whole, private=private, revision=revision, dtype=dtype)
-    say_progress(f"published {done.address} at {done.commit}; the record for a manifest:")
+    typer.echo(f"published {done.address} at {done.commit}; its record, for a manifest:", err=True)
     typer.echo(format_json(done.record), nl=False)
 
 

@@ -89,9 +89,14 @@ def complete_record(backbone: Backbone, given: Mapping[str, Any]) -> dict[str, A
     return {key: record[key] for key in RECORD_FIELDS if key not in PLACE_FIELDS}
 
 
+def known_record(backbone: Backbone) -> dict[str, Any]:
+    """What the checkpoint says of itself, as far as it belongs in a record (clever3d-train writes other things too)."""
+    return {key: value for key, value in (backbone.pretrained_cfg or {}).items() if key in RECORD_FIELDS}
+
+
 def record_template(backbone: Backbone) -> dict[str, Any]:
     """A record to fill in, with what is known already."""
-    known = backbone.pretrained_cfg or {}
+    known = known_record(backbone)
     empty: dict[str, Any] = {
         "name": f"{backbone.architecture}-TEACHER.TAG",
         "teacher": {"model": "", "source": "", "licence": ""},
@@ -133,7 +138,7 @@ def save_pretrained(
     folder = Path(folder)
     whole = None
     if record is not None or _is_whole(backbone.pretrained_cfg):
-        whole = complete_record(backbone, record or backbone.pretrained_cfg or {})
+        whole = complete_record(backbone, known_record(backbone) if record is None else record)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -184,7 +189,7 @@ def push_to_hub(
     if place.revision is not None:
         raise InputError(f"{repository!r} names a revision: give it as revision={place.revision!r}")
     branch = parse_repository(repository, revision).revision
-    whole = complete_record(backbone, record if record is not None else backbone.pretrained_cfg or {})
+    whole = complete_record(backbone, known_record(backbone) if record is None else record)
     with tempfile.TemporaryDirectory(prefix="clever3d-publish-") as scratch:
         folder = Path(scratch)
         save_pretrained(backbone, folder, record=whole, dtype=dtype, repository=place.name)
