@@ -66,6 +66,9 @@ def test_scales_are_those_of_forward() -> None:
     assert [output.stride[0] for output in captured] == [info.stride for info in backbone.feature_info]
     assert set(map(tuple, coarse.features.tolist())) == set(map(tuple, captured[0].feats.tolist()))
     assert fine.features.shape[1] == backbone.feature_dim
+    turned = backbone.extract_scales(cloud(), out_indices=[-1, 0])
+    assert torch.equal(turned[0].features, fine.features) and torch.equal(turned[1].features, coarse.features)
+    assert torch.equal(backbone.extract_scales(cloud(), out_indices=0)[0].features, coarse.features)
     with pytest.raises(InputError, match="has 5 scales, no 5"):
         backbone.extract_scales(cloud(), out_indices=[5])
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -202,6 +203,27 @@ def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:
         clever3d.load_backbone(tmp_path / "no-such")
     with pytest.raises(CheckpointError, match="is a folder"):
         clever3d.load_backbone(tmp_path)
+
+
+def test_weights_that_are_no_weights_are_refused(file: Path, small: Backbone) -> None:
+    name = "stem.0.kernel"
+    with torch.no_grad():
+        small.get_parameter(name)[0, 0, 0] = torch.nan
+    save_checkpoint(small, file)
+    with pytest.raises(CheckpointError, match=rf"not finite in {name}"):
+        clever3d.load_backbone(file)
+    state = {key: value.clone() for key, value in small.state_dict().items()}
+    state[name] = torch.zeros_like(state[name], dtype=torch.int64)
+    metadata = safe_open(file, framework="pt").metadata()
+    save_file(state, file, metadata)
+    with pytest.raises(CheckpointError, match=rf"1 of another kind: {name} int64"):
+        clever3d.load_backbone(file)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, "float16", torch.complex64])
+def test_dtype_that_is_none_is_refused(file: Path, dtype: Any) -> None:
+    with pytest.raises(InputError, match="is no type of parameters"):
+        clever3d.load_backbone(file, dtype=dtype)
 
 
 def test_contradicting_arguments_are_refused(file: Path) -> None:

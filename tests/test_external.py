@@ -17,6 +17,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -519,6 +520,9 @@ class TestDownload:
         check_url("http://127.0.0.1:80/x")
         with pytest.raises(CheckpointError, match="over https only"):
             check_url("http://127.0.0.1:80/x", here_too=False)
+        asked = urllib.request.Request("https://example.org/x")
+        with pytest.raises(CheckpointError, match="over https only"):
+            download_module._SafeRedirects().redirect_request(asked, None, 302, "", {}, "http://127.0.0.1:80/x")
 
     def test_an_endless_file_is_left(
         self, publisher: Publisher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -335,6 +336,21 @@ def test_broken_file_offline_says_which_to_delete(hub: LoopbackHub, repository: 
         clever3d.load_backbone(name, local_files_only=True)
 
 
+@pytest.mark.parametrize("how", ["cut", "changed"])
+def test_broken_config_in_the_cache_is_replaced(
+    hub: LoopbackHub, repository: str, online: Path, small: Backbone, how: str
+) -> None:
+    name = f"hf-hub:someone/weights@{repository}"
+    clever3d.load_backbone(name)
+    (config,) = [path.resolve() for path in cached(online) if path.name == "config.json"]
+    text = config.read_text()
+    digit = text[text.index('"sha256": "') + 11]
+    changed = text.replace(f'"sha256": "{digit}', f'"sha256": "{"1" if digit == "0" else "0"}')
+    config.write_text(text[:100] if how == "cut" else changed)
+    assert same(clever3d.load_backbone(name), small)
+    assert config.read_text() == text
+
+
 def test_wrong_file_on_the_hub_is_refused_and_not_kept(hub: LoopbackHub, repository: str, online: Path) -> None:
     hub.fail(WEIGHTS, method="GET", wrong_bytes=True, times=4)
     with pytest.raises(CheckpointError, match=r"has the sha256 .* also after a second download.*not kept"):
@@ -474,6 +490,48 @@ def test_publishing_is_one_commit_private_if_asked_and_on_a_branch_if_named(
     with hub.client(online.parent / "anonymous"), pytest.raises(CheckpointError, match="private"):
         clever3d.load_backbone("hf-hub:someone/new")
     assert clever3d.load_backbone("hf-hub:someone/new@next").pretrained_cfg["recipe"] == "another"  # type: ignore[index]
+
+
+def test_private_does_not_publish_into_a_public_repository(hub: LoopbackHub, online: Path, small: Backbone) -> None:
+    hub.add_repo("someone/new")
+    with pytest.raises(InputError, match="exists and is public: nothing was published"):
+        push_to_hub(small, "someone/new", record=RECORD, private=True)
+    assert "model.safetensors" not in hub.files("someone/new")
+
+
+def test_token_that_is_given_is_the_one_that_is_used(hub: LoopbackHub, small: Backbone, tmp_path: Path) -> None:
+    hub.tokens["hf_other"] = "other"
+    with hub.client(tmp_path / "home"):
+        push_to_hub(small, "other/new", record=RECORD, token="hf_other")
+    assert {one.authorization for one in hub.requests if not one.cdn} == {"Bearer hf_other"}
+
+
+def test_published_but_not_verified_is_no_failure(
+    hub: LoopbackHub, online: Path, small: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.fail("paths-info/*", status=500, times=99)
+    done = push_to_hub(small, "someone/new", record=RECORD)
+    assert done.commit == hub.history("someone/new")[0] and "did not say what it has" in caplog.text
+
+
+def test_other_bytes_on_the_hub_than_were_sent_are_an_error(
+    hub: LoopbackHub, online: Path, small: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = SimpleNamespace(lfs=SimpleNamespace(sha256="0" * 64))
+    monkeypatch.setattr("huggingface_hub.HfApi.get_paths_info", lambda *_, **__: [other])
+    with pytest.raises(CheckpointError, match=r"with the sha256 0{64}, but .* was sent"):
+        push_to_hub(small, "someone/new", record=RECORD)
+
+
+def test_gateway_that_gives_up_on_a_commit_is_asked_again(hub: LoopbackHub, online: Path, small: Backbone) -> None:
+    hub.fail("commit/main", status=504)
+    done = push_to_hub(small, "someone/new", record=RECORD)
+    assert done.commit == hub.history("someone/new")[0] and len(hub.history("someone/new")) == 2
+
+
+def test_publishing_offline_says_so(small: Backbone) -> None:
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        push_to_hub(small, "someone/new", record=RECORD)
 
 
 def test_publishing_the_same_again_makes_no_commit(hub: LoopbackHub, online: Path, small: Backbone) -> None:

@@ -84,7 +84,21 @@ UNSOUND: dict[str, tuple[Any, str]] = {
     "missing field": ({k: v for k, v in _first("bundled").items() if k != "data"}, r"missing fields \['data'\]"),
     "status": (_changed("bundled", status="trained"), "none of bundled"),
     "name": (_changed("bundled", name="mine"), "architecture-teacher.tag"),
-    "empty text": (_changed("bundled", recipe=" "), "recipe is a text, not ' '"),
+    "empty text": (_changed("bundled", recipe=" "), "recipe is a text of one line, not ' '"),
+    "two lines": (_changed("bundled", limits=["a\n## Metrics"]), "limits is a list of texts"),
+    "terminal codes": (_changed("bundled", weights_licence="\x1b[31mMIT"), "weights_licence is a text of one line"),
+    "empty provenance": (
+        _changed("bundled", provenance={"revision": "", "steps": 1, "seed": 0, "date": "x", "command": "x"}),
+        "provenance: revision, date, command",
+    ),
+    "no steps": (
+        _changed("bundled", provenance={"revision": "a", "steps": 0, "seed": 0, "date": "x", "command": "x"}),
+        "steps .above 0",
+    ),
+    "recipe with provenance": (_changed("recipe", provenance={}), "a recipe has no weights"),
+    "recipe with an empty place": (_changed("recipe", location={}), "location is null"),
+    "hub with dashes": (_hub(hub="a--b/c"), "no repository of the Hub"),
+    "hub with git": (_hub(hub="a/b.git"), "no repository of the Hub"),
     "number as text": (_changed("bundled", feature_dim="96"), "feature_dim is a positive whole number"),
     "true as number": (_changed("bundled", parameters=True), "parameters is a positive whole number"),
     "data as text": (_changed("bundled", data="KITTI"), "data is a list of texts"),
@@ -154,6 +168,7 @@ def test_hub_record_is_sound() -> None:
         ({"format": "clever3d.manifest.v9"}, "not of the format"),
         ({"extra": 1}, "has the keys"),
         ({"aliases": []}, "aliases are a JSON object"),
+        ({"aliases": {"x": [1]}}, "aliases are a JSON object of texts"),
         ({"records": {}}, "records a list"),
         ({"aliases": {"x": "no.such"}}, r"'x' points at 'no\.such'"),
         ({"aliases": {_first("bundled")["name"]: _first("bundled")["name"]}}, "is also the name of a record"),
@@ -264,6 +279,17 @@ def test_duplicate_alias_is_refused_though_json_allows_it(organisation: Path) ->
         clever3d.list_backbones()
 
 
+def test_features_that_a_record_gets_wrong_are_named(organisation: Path) -> None:
+    _rewrite(organisation, organisation.read_text().replace('"feature_dim": ', '"feature_dim": 1'))
+    with pytest.raises(CheckpointError, match=r"says 14 features per point, the network has 4"):
+        clever3d.load_backbone("our-best")
+
+
+def test_broken_manifest_of_ones_own_does_not_stop_a_file(organisation: Path) -> None:
+    _rewrite(organisation, "{")
+    assert clever3d.load_backbone(str(organisation.parent / "files" / "mine.safetensors"))
+
+
 def test_wrong_hash_in_an_own_manifest_is_named(organisation: Path) -> None:
     _rewrite(
         organisation,
@@ -276,7 +302,10 @@ def test_wrong_hash_in_an_own_manifest_is_named(organisation: Path) -> None:
         clever3d.load_backbone("our-best")
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("{", "not valid JSON"), ("[]", "format"), ("\udcff", "no UTF-8")])
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{", "not valid JSON"), ("[]", "format"), ("\udcff", "no UTF-8"), ("[" * 100_000, "nested too deeply")],
+)
 def test_unreadable_own_manifest_names_file_and_variable(organisation: Path, text: str, complaint: str) -> None:
     organisation.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=rf"ours\.json.*{complaint}"):

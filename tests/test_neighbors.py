@@ -11,8 +11,7 @@ from torch import Tensor
 
 from clever3d.errors import InputError
 from clever3d.io import read_points
-from clever3d.points import neighbors
-from clever3d.points.neighbors import nearest_neighbors
+from clever3d.points import nearest_neighbors, neighbors
 
 
 def all_distances(xyz: Tensor, batch: Tensor, rows: Tensor) -> Tensor:

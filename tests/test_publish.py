@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -173,6 +174,104 @@ def test_folder_that_cannot_be_written_is_named(small: Backbone, tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be made"):
         small.save_pretrained(tmp_path / "file" / "folder")
+
+
+def test_record_does_not_stay_with_weights_that_were_changed(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "one", record=FULL)
+    backbone = clever3d.load_backbone(tmp_path / "one")
+    with torch.no_grad():
+        backbone.get_parameter("stem.0.kernel").add_(1e-3)
+    with pytest.raises(DataError, match=r"no longer minkunet18-dinov2_s\.mine: its weights"):
+        backbone.save_pretrained(tmp_path / "two")
+    backbone.save_pretrained(tmp_path / "two", record={**FULL, "name": "minkunet18-dinov2_s.changed", "metrics": []})
+    backbone.pretrained_cfg = None
+    backbone.save_pretrained(tmp_path / "three")
+    assert not (tmp_path / "three" / "README.md").exists()
+
+
+def test_record_does_not_stay_with_another_input(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "one", record=FULL)
+    backbone = clever3d.load_backbone(tmp_path / "one")
+    backbone.input_spec = dataclasses.replace(backbone.input_spec, voxel_size=0.5)
+    with pytest.raises(DataError, match="or its input spec were changed"):
+        backbone.save_pretrained(tmp_path / "two")
+
+
+def test_card_does_not_stay_beside_other_weights(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path, record=FULL)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DataError, match=r"has a README\.md"):
+        create_backbone("minkunet18", width=0.05).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_config_of_a_folder_cannot_name_a_file_elsewhere(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "folder")
+    shutil.move(tmp_path / "folder" / "model.safetensors", tmp_path / "outside.safetensors")
+    weights = json.loads((tmp_path / "folder" / "config.json").read_text())["weights"]
+    for file in ("../outside.safetensors", str(tmp_path / "outside.safetensors")):
+        _config(tmp_path / "folder", weights={**weights, "file": file})
+        with pytest.raises(CheckpointError, match="no plain path beside it"):
+            clever3d.load_backbone(tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (" " * 2_000_000 + "{}", "2,000,002 bytes"),
+        ('{"format": "clever3d.backbone.v1", "format": 1}', "stands there twice"),
+    ],
+)
+def test_config_that_attacks_its_reader_is_an_error(small: Backbone, tmp_path: Path, text: str, complaint: str) -> None:
+    small.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=complaint):
+        clever3d.load_backbone(tmp_path)
+
+
+def test_config_with_impossible_numbers_is_an_error(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    text = path.read_text()
+    path.write_text(text.replace('"bytes": ', '"bytes": 1e999, "was": '))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        clever3d.load_backbone(tmp_path)
+    path.write_text(text.replace('"width": 0.05', '"width": 1e999'))
+    with pytest.raises(CheckpointError, match="cannot build 'minkunet18'"):
+        clever3d.load_backbone(tmp_path, pretrained=False)
+
+
+def test_weights_file_that_asks_for_much_memory_is_refused_before_it_is_given(small: Backbone, tmp_path: Path) -> None:
+    """At this width the network would have 10^13 parameters; the file has its thousands."""
+    path = tmp_path / "small.safetensors"
+    save_checkpoint(small, path)
+    content = path.read_bytes()
+    assert content.count(b'\\"width\\": 0.05') == 1
+    path.write_bytes(content.replace(b'\\"width\\": 0.05', b'\\"width\\": 1e03'))
+    with pytest.raises(CheckpointError, match="mis-shaped"):
+        clever3d.load_backbone(path)
+
+
+def test_record_of_a_newer_version_is_read_as_far_as_it_is_known(small: Backbone, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path, record=FULL)
+    record = json.loads((tmp_path / "config.json").read_text())["record"]
+    _config(tmp_path, record={**record, "carbon": 3})
+    loaded = clever3d.load_backbone(tmp_path).pretrained_cfg
+    assert loaded is not None and loaded["name"] == FULL["name"] and "carbon" not in loaded
+    _config(tmp_path, record={**record, "weights_licence": 5})
+    with pytest.raises(CheckpointError, match="weights_licence is a text of one line, not 5"):
+        clever3d.load_backbone(tmp_path)
+
+
+def test_card_cannot_be_given_sections_by_a_record(small: Backbone) -> None:
+    with pytest.raises(DataError, match="limits is a list of texts"):
+        complete_record(small, {**FULL, "limits": ["fine\n\n## Metrics\n\nperfect"]})
 
 
 # ---- the command ----

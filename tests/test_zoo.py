@@ -248,7 +248,10 @@ def test_a_name_that_is_neither_text_nor_path_is_refused() -> None:
         clever3d.load_backbone(None)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("device", "message"), [("cuda:99", "leave it out to run on the CPU"), ("gpu", "none: 'cpu'")])
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("cuda:99", "leave it out to run on the CPU"), ("gpu", "none: 'cpu'"), ("xpu", "cannot be used here")],
+)
 def test_a_device_that_is_not_there_is_named(device: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         clever3d.load_backbone("minkunet-dinov2-s", device=device)

@@ -80,6 +80,7 @@ class Backbone(nn.Module, ABC):
         self.architecture = architecture
         self.engine: str | None = None
         self.pretrained_cfg: dict[str, Any] | None = None
+        self.fingerprint: str | None = None  # of the weights that pretrained_cfg describes; set by the zoo
         self._frozen = False
 
     @abstractmethod
@@ -141,14 +142,15 @@ class Backbone(nn.Module, ABC):
 
     @torch.no_grad()
     def extract_scales(
-        self, points: Any, intensity: Any = None, *, out_indices: Iterable[int] | None = None
+        self, points: Any, intensity: Any = None, *, out_indices: int | Iterable[int] | None = None
     ) -> list[PointFeatures]:
         """Features of every scale (timm's ``features_only``), for every point: those of the voxel that it lies in.
 
         Args:
             points: as in `extract`.
             intensity: as in `extract`.
-            out_indices: which of ``feature_info``, in any order; negative ones count from the finest; None for all.
+            out_indices: which of ``feature_info``, one or several in any order; negative ones count from the finest;
+                None for all.
 
         Returns:
             For each index its features ``[N, C]``, C being that scale's ``channels``.
@@ -157,6 +159,8 @@ class Backbone(nn.Module, ABC):
             clever3d.Clever3dError: as `extract`, or an index that there is none of.
         """
         count = len(self.feature_info)
+        if isinstance(out_indices, int):
+            out_indices = [out_indices]
         wanted = list(range(count) if out_indices is None else out_indices)
         if wrong := [index for index in wanted if not -count <= index < count]:
             raise InputError(f"{self.architecture} has {count} scales, no {wrong[0]}: see its feature_info")

@@ -32,14 +32,19 @@ from torch.utils.checkpoint import checkpoint
 
 from clever3d.backbones.base import Backbone, FeatureInfo
 from clever3d.errors import InputError
-from clever3d.points import InputSpec
-from clever3d.points.neighbors import nearest_neighbors
+from clever3d.points import InputSpec, nearest_neighbors
 from clever3d.sparse import SparseTensor
 
 #: The axes that a plane keeps; the authors name it by the axis along which it projects (2, 1, 0).
 PLANES = {"xy": (0, 1), "xz": (0, 2), "yz": (1, 2)}
 #: Tokens whose neighbours are embedded at a time in inference: 16 neighbours at width 768 then take 6 MB, not 1.5 GB.
 _BLOCK = 128
+
+
+#: The largest that a configuration may ask for (our choice): it may come with a stranger's weights, whose shapes say
+#: nothing of neighbours and grids.
+_MOST = {"width": 1 << 16, "depth": 1 << 12, "neighbors": 1 << 10}
+_MOST_CELLS = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,18 @@ class WaffleIronConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "grids", tuple(tuple(grid) for grid in self.grids))
-        for name in ("width", "depth", "neighbors"):
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if type(value) is not int or value < 1:
-                raise InputError(f"{name} {value!r} of a WaffleIron must be a whole number, at least 1")
+            if type(value) is not int or not 1 <= value <= most:
+                raise InputError(f"{name} {value!r} of a WaffleIron must be a whole number from 1 to {most:,}")
         if not self.planes or any(plane not in PLANES for plane in self.planes):
             raise InputError(f"planes {self.planes} must be some of {', '.join(PLANES)}")
-        if len(self.grids) != len(self.planes) or any(len(grid) != 2 or min(grid) < 1 for grid in self.grids):
-            raise InputError(f"grids {self.grids} must have two positive sizes for each of the planes {self.planes}")
+        sizes = [size for grid in self.grids for size in grid]
+        pairs = len(self.grids) == len(self.planes) and all(len(grid) == 2 for grid in self.grids)
+        if not pairs or any(type(size) is not int or not 1 <= size <= _MOST_CELLS for size in sizes):
+            raise InputError(
+                f"grids {self.grids} must have two sizes from 1 to {_MOST_CELLS:,} for each of the planes {self.planes}"
+            )
         if self.norm not in ("layer", "batch") or self.activation not in ("relu", "gelu"):
             raise InputError(
                 f"norm {self.norm!r} must be 'layer' or 'batch', activation {self.activation!r} 'relu' or 'gelu'"
@@ -210,7 +219,7 @@ class SpatialMix(nn.Module):
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, groups=width)
         self.activation = _activation(config)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, groups=width)
-        self.scale = nn.Parameter(torch.empty(width).uniform_(-1, 1))
+        self.scale = nn.Parameter(torch.empty(width).uniform_(-1, 1))  # as the authors' grouped convolution starts
 
     def forward(self, tokens: Tensor, plane: Plane, kept: Tensor | None) -> Tensor:
         grid = plane.flatten(self.norm(tokens)).to(self.conv1.weight.dtype)  # [scans, C, H, W]
@@ -227,7 +236,7 @@ class ChannelMix(nn.Module):
         self.linear1 = nn.Linear(config.width, config.width)
         self.activation = _activation(config)
         self.linear2 = nn.Linear(config.width, config.width)
-        self.scale = nn.Parameter(torch.empty(config.width).uniform_(-1, 1))
+        self.scale = nn.Parameter(torch.empty(config.width).uniform_(-1, 1))  # as above
 
     def forward(self, tokens: Tensor, kept: Tensor | None) -> Tensor:
         mixed = self.linear2(self.activation(self.linear1(self.norm(tokens).to(self.linear1.weight.dtype))))  # [V, C]

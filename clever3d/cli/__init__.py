@@ -15,6 +15,7 @@ from clever3d._version import __version__
 from clever3d.cli.bench import bench
 from clever3d.cli.convert import convert
 from clever3d.cli.demo import demo
+from clever3d.cli.export import export
 from clever3d.cli.extract import extract
 from clever3d.cli.publish import publish
 from clever3d.cli.zoo import info, list_
@@ -82,5 +83,6 @@ _add("extract", extract)
 _add("list", list_)
 _add("info", info)
 _add("convert", convert)
+_add("export", export)
 _add("publish", publish)
 _add("bench", bench)

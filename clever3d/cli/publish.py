@@ -20,7 +20,9 @@ def publish(
     record: Annotated[
         Path | None, typer.Option("--record", help="JSON file with what the checkpoint does not know of itself.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository a private one.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository a private one; one that is public is then an error.")
+    ] = False,
     revision: Annotated[
         str | None, typer.Option("--revision", help="Branch to commit to.", show_default="main")
     ] = None,

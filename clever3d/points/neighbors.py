@@ -26,6 +26,9 @@ def nearest_neighbors(xyz: Tensor, batch: Tensor | None, k: int) -> Tensor:
     on the order of the points; nothing else does. Where a scan has fewer than ``k`` other points the nearest ones are
     repeated, and a lone point is its own neighbour.
 
+    Made for the means of voxels, which keep some distance: thousands of points at one place cost the square of their
+    number in time (not in memory).
+
     Args:
         xyz: ``[N, 3]``, finite floats.
         batch: int64 ``[N]``, the scan of each point; None: all are of one.

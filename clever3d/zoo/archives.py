@@ -23,11 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+import torch
 from torch import Tensor
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
 from clever3d.errors import CheckpointError, Clever3dError, DataError
-from clever3d.zoo.convert import read_state
+from clever3d.zoo.convert import pickles_are_safe, read_state
 
 TORCH_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 _BLOCK = 1 << 20
@@ -65,6 +66,11 @@ def read_weights(path: Path, folder: Path) -> dict[str, Tensor]:
         CheckpointError: as `copy_torch_file` and `clever3d.zoo.convert.read_state`.
         DataError: the archive cannot be opened, or the folder cannot be written (no permission, no space left).
     """
+    if not pickles_are_safe():
+        raise CheckpointError(
+            f"{path} is a stranger's pickle, and PyTorch {torch.__version__} may run code in it even with weights_only "
+            "(CVE-2025-32434, CVE-2026-24747): install PyTorch 2.10 or newer to read it."
+        )
     if path.suffix.lower() in TORCH_SUFFIXES:
         file, name = path, str(path)
     else:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clever3d.zoo.records import is_non_commercial
+from clever3d.zoo.records import allows_commercial_use, printable
 
 #: The Hub's identifiers of licences that have one; every other licence is "other" with its name beside it.
 HUB_LICENCES = {
@@ -102,7 +102,7 @@ def _metrics(metrics: Sequence[Mapping[str, Any]]) -> str:
 
 def _licence(record: Mapping[str, Any]) -> str:
     text = f"Weights: {record['weights_licence']}. Training data: {record['data_licence']}."
-    if is_non_commercial(str(record["weights_licence"])):
+    if allows_commercial_use(str(record["weights_licence"])) is False:
         text += " **For non-commercial use only.**"
     return text
 
@@ -113,7 +113,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    return _plain(value).replace("|", "\\|").replace("\n", " ")
+    return printable(_plain(value)).replace("|", "\\|")
 
 
 def _plain(value: Any) -> str:
@@ -121,4 +121,4 @@ def _plain(value: Any) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"* {line}" for line in lines)
+    return "\n".join(f"* {printable(line)}" for line in lines)

@@ -21,6 +21,7 @@ from safetensors.torch import save
 
 from clever3d.errors import CheckpointError
 from clever3d.io import atomic_path
+from clever3d.zoo.manifest import parse_json
 
 if TYPE_CHECKING:
     from clever3d.backbones import Backbone
@@ -127,22 +128,55 @@ def load_state(backbone: Backbone, checkpoint: Checkpoint) -> None:
     """Copies the weights into the backbone; the type stays the backbone's, so float16 files load as float32.
 
     Raises:
-        CheckpointError: a key is missing, unknown or of another shape; the message counts and lists them.
+        CheckpointError: a key is missing, unknown, of another shape or kind, or has values that are not finite; the
+            message counts and lists them.
+    """
+    check_fits(backbone, checkpoint)
+    if broken := sorted(name for name, tensor in checkpoint.state.items() if not bool(tensor.isfinite().all())):
+        raise CheckpointError(f"{checkpoint.path} has values that are not finite in {_first(broken)}.")
+    backbone.load_state_dict(dict(checkpoint.state), strict=True)
+
+
+def check_fits(backbone: Backbone, checkpoint: Checkpoint) -> None:
+    """Compares names, shapes and kinds of all tensors; the backbone's may be on the device ``meta``.
+
+    Raises:
+        CheckpointError: they differ.
     """
     own, given = backbone.state_dict(), checkpoint.state
+    both = sorted(own.keys() & given.keys())
     differences = {
         "missing": sorted(own.keys() - given.keys()),
         "unknown": sorted(given.keys() - own.keys()),
         "mis-shaped": [
             f"{name} {list(given[name].shape)} instead of {list(own[name].shape)}"
-            for name in sorted(own.keys() & given.keys())
+            for name in both
             if own[name].shape != given[name].shape
+        ],
+        "of another kind": [
+            f"{name} {str(given[name].dtype).removeprefix('torch.')}"
+            for name in both
+            if given[name].is_floating_point() != own[name].is_floating_point() or given[name].is_complex()
         ],
     }
     if any(differences.values()):
         text = "; ".join(f"{len(found)} {kind}: {_first(found)}" for kind, found in differences.items() if found)
         raise CheckpointError(f"{checkpoint.path} does not fit {backbone.architecture}: {text}.")
-    backbone.load_state_dict(dict(given), strict=True)
+
+
+def fingerprint(backbone: Backbone) -> str:
+    """A digest of configuration, input spec and weights, the same on every device.
+
+    Each tensor counts by the sum of its bit patterns as integers: exact in any order, fast, and enough to see that
+    weights were changed (it is no protection against someone who wants to hide that).
+    """
+    whole = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+    sums = {
+        name: int(tensor.detach().view(whole[8 * tensor.element_size()]).sum(dtype=torch.int64))
+        for name, tensor in backbone.state_dict().items()
+    }
+    parts = [backbone.architecture, asdict(backbone.config), backbone.input_spec.to_dict(), sums]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def _first(found: list[str]) -> str:
@@ -153,8 +187,8 @@ def parse_metadata(path: Path, metadata: Mapping[str, str], key: str) -> dict[st
     if key not in metadata:
         return None
     try:
-        content = json.loads(metadata[key])
-    except json.JSONDecodeError as error:
+        content = parse_json(metadata[key])
+    except ValueError as error:
         raise CheckpointError(f"{path}: metadata {key} is not JSON ({error}). The file is damaged.") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: metadata {key} is not a JSON object. The file is damaged.")

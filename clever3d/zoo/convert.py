@@ -10,6 +10,7 @@ Safetensors files keep the metadata that they have, with the layout as ``kernel_
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ from clever3d.zoo.checkpoint import (
 PICKLES = (".pt", ".pth", ".ckpt", ".tar")
 #: Keys under which training scripts keep the state dict; the last three are those of OpenPCDet, SLidR and its kin.
 CONTAINERS = ("state_dict", "model", "model_state_dict", "network", "model_state", "model_point", "model_points")
+_log = logging.getLogger("clever3d")
 _STEM = "stem.0.kernel"  # the kernel that reads the input channels, in every architecture there is
 _SHOWN = 4
 
@@ -298,7 +300,21 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}. Copy or download it again.") from None
 
 
+def pickles_are_safe() -> bool:
+    """Whether this PyTorch has no known way past ``weights_only=True``.
+
+    CVE-2025-32434 was mended in 2.6, CVE-2026-24747 in 2.10.
+    """
+    return tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2]) >= (2, 10)
+
+
 def _read_pickle(path: Path) -> Any:
+    if not pickles_are_safe():
+        _log.warning(
+            "PyTorch %s may run code in a hostile pickle even with weights_only (CVE-2025-32434, CVE-2026-24747): "
+            "convert only files you trust, or install PyTorch 2.10.",
+            torch.__version__,
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # unpickling raises nearly anything when the bytes are not what it expects

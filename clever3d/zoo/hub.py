@@ -7,6 +7,7 @@ what it brought is held to the sha256 that the manifest or the repository's ``co
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -103,20 +104,36 @@ def fetch(repository: Repository, file: str, source: Source, *, force: bool = Fa
     raise AssertionError  # the last attempt returns or raises
 
 
-def broke_off(error: BaseException) -> bool:
-    """Whether an error is one of the connection, so that another attempt may go well: no answer, and nothing local."""
+def broke_off(error: BaseException, *, again_after_5xx: bool = False) -> bool:
+    """Whether an error is one of the connection, so that another attempt may go well: no answer, and nothing local.
+
+    After a commit, a 5xx is no answer either: a gateway may give up on what the Hub then does.
+    """
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-    answered = _status(error) is not None or isinstance(error, (HfHubHTTPError, EntryNotFoundError, ValueError))
+    status = _status(error)
+    if status is not None and status >= 500 and again_after_5xx:
+        return True
+    answered = status is not None or isinstance(error, (HfHubHTTPError, EntryNotFoundError, ValueError))
     local = isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError)
     return not answered and not local
 
 
 def commit_of(path: Path) -> str | None:
     """The commit of a file that `fetch` returned: the cache keeps each snapshot in a folder of that name."""
-    parts = path.parts
-    commit = parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""
-    return commit if re.fullmatch(r"[0-9a-f]{40}", commit) else None
+    found = re.findall(r"(?<=/snapshots/)[0-9a-f]{40}(?=/)", path.as_posix())
+    return str(found[-1]) if found else None
+
+
+def blob_is_whole(path: Path) -> bool:
+    """Whether a small file of the cache is what the Hub sent: the cache names it by git's hash of its content.
+
+    Where the system has no links, and so no such name, it is taken to be whole.
+    """
+    blob = path.resolve()
+    content = blob.read_bytes()
+    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return digest == blob.name or re.fullmatch(r"[0-9a-f]{40}", blob.name) is None
 
 
 def fetch_verified(repository: Repository, file: str, sha256: str, size: int, source: Source) -> Path:
@@ -197,16 +214,18 @@ def denied(error: BaseException, repository: Repository) -> str:
     what, status = f"Nothing was published in {repository}", _status(error)
     if status == 401:
         return f"{what}: the Hub knows no such user (401). Set HF_TOKEN to a token that may write, or hf auth login."
+    if _offline():
+        return f"{what}: HF_HUB_OFFLINE is set."
     if status in (403, 404):
         return (
             f"{what}: the token may not write there ({status}). Use one with write access, and a name of your own: "
             "user/name or organisation/name."
         )
-    if status is not None:
-        return f"{what}: the server answered {status} ({_reason(error)}). Try again later."
+    if status is not None and status < 500:
+        return f"{what}: the server answered {status} ({_reason(error)})."
     return (
         f"Publishing in {repository} broke off: {_reason(error)}. Check the network (HF_ENDPOINT, proxies) and do it "
-        "again: what has arrived is not sent twice."
+        "again: what has arrived is not sent twice. A Hub of one's own without Xet needs HF_HUB_DISABLE_XET=1."
     )
 
 

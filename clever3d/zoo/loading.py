@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -16,14 +15,22 @@ from clever3d.backbones import Backbone, InputSpec, create_backbone
 from clever3d.errors import CheckpointError, Clever3dError, InputError, UnknownNameError
 from clever3d.sparse import available_engines
 from clever3d.zoo import hub, manifest
-from clever3d.zoo.checkpoint import FORMAT, Checkpoint, load_state, read_checkpoint
+from clever3d.zoo.checkpoint import FORMAT, Checkpoint, check_fits, fingerprint, load_state, read_checkpoint
 from clever3d.zoo.convert import PICKLES
 from clever3d.zoo.external import external_file, read_archive
 from clever3d.zoo.hub import Repository, Source
-from clever3d.zoo.records import BackboneInfo, is_non_commercial, is_plain_path, is_repository
+from clever3d.zoo.records import (
+    BackboneInfo,
+    allows_commercial_use,
+    is_plain_path,
+    is_repository,
+    known_part,
+    printable,
+)
 from clever3d.zoo.registry import find, nearest_with_weights, suggestion
 
 CONFIG_FILE = "config.json"
+_CONFIG_BYTES = 1 << 20  # the largest that is read (our choice; ours have 5 kB)
 
 _log = logging.getLogger("clever3d")
 _licence_said: set[str] = set()
@@ -87,6 +94,8 @@ def load_backbone(
         InputError: arguments that contradict each other, a device that is not there, or an engine that cannot be used.
     """
     _check_device(device)
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise InputError(f"dtype {dtype!r} is no type of parameters: torch.float32, torch.bfloat16 or torch.float16")
     _check_engine(engine, device, dtype or torch.float32)
     if weights is not None and not pretrained:
         raise InputError("weights=... and pretrained=False contradict each other. Give one of them.")
@@ -94,8 +103,9 @@ def load_backbone(
         raise InputError(f"load_backbone takes a name or a path, not {type(name_or_path).__name__}")
     source = Source(None if cache_dir is None else Path(cache_dir).expanduser(), local_files_only)
     text = os.fspath(name_or_path)
-    info = find(text) if isinstance(name_or_path, str) else None
     on_hub = isinstance(name_or_path, str) and text.startswith(hub.PREFIX)
+    may_be_name = isinstance(name_or_path, str) and not on_hub and not {os.sep, os.altsep} & set(text)
+    info = find(text) if may_be_name else None
     if revision is not None and not on_hub:
         raise InputError(
             f"revision={revision!r} goes with {hub.PREFIX}organisation/name; {text!r} is pinned or lies on this machine"
@@ -111,7 +121,9 @@ def load_backbone(
     else:
         raise UnknownNameError(f"No backbone is named {text!r}, and no such file. {suggestion(text)}{_perhaps(text)}")
     backbone.engine = engine
-    return backbone.to(device=device, dtype=dtype or torch.float32).eval()
+    backbone = backbone.to(device=device, dtype=dtype or torch.float32).eval()
+    backbone.fingerprint = None if backbone.pretrained_cfg is None else fingerprint(backbone)
+    return backbone
 
 
 def from_pretrained(kind: type[AnyBackbone], name_or_path: str | os.PathLike[str], **options: Any) -> AnyBackbone:
@@ -137,6 +149,11 @@ def _check_device(device: str | torch.device) -> None:
     if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
         why = "this PyTorch has no CUDA" if torch.version.cuda is None else "PyTorch sees no such GPU"
         raise InputError(f"device {str(device)!r} was asked for, but {why}: leave it out to run on the CPU")
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device {str(device)!r} cannot be used here ({reason}): leave it out for the CPU") from None
 
 
 def _check_engine(engine: str | None, device: str | torch.device, dtype: torch.dtype) -> None:
@@ -175,8 +192,13 @@ def _from_name(
         checkpoint = read_checkpoint(verified_file(info, source))
         record = info.to_dict()
     _same_network(checkpoint, info)
-    backbone = _build(info.architecture, info.config, checkpoint.input_spec or info.input_spec, info.name)
-    return _filled(backbone, checkpoint, record)
+    backbone = _filled(info.architecture, info.config, info.input_spec, info.name, checkpoint, record)
+    if backbone.feature_dim != info.feature_dim:
+        raise CheckpointError(
+            f"The record of {info.name} says {info.feature_dim} features per point, the network has "
+            f"{backbone.feature_dim}: correct {info.manifest}."
+        )
+    return backbone
 
 
 def _own_weights(path: Path, info: BackboneInfo) -> Checkpoint:
@@ -192,8 +214,8 @@ def _from_file(path: Path, pretrained: bool) -> Backbone:
             f"{path} has no clever3d metadata, so its architecture is not known. "
             f"Name it: load_backbone(NAME, weights={str(path)!r}), NAME being one of list_backbones()."
         )
-    backbone = _build(checkpoint.architecture, checkpoint.config, checkpoint.input_spec, str(path))
-    return _filled(backbone, checkpoint, checkpoint.record) if pretrained else backbone
+    network = (checkpoint.architecture, checkpoint.config, checkpoint.input_spec, str(path))
+    return _filled(*network, checkpoint, checkpoint.record) if pretrained else _build(*network)
 
 
 def _from_folder(folder: Path, pretrained: bool) -> Backbone:
@@ -216,6 +238,9 @@ def _from_folder(folder: Path, pretrained: bool) -> Backbone:
 def _from_repository(repository: Repository, pretrained: bool, source: Source) -> Backbone:
     """Both files come from one commit: that of the first, however the branch moves meanwhile."""
     config_path = hub.fetch(repository, CONFIG_FILE, source)
+    if not hub.blob_is_whole(config_path):
+        _log.warning("%s in the cache is damaged: it is downloaded again", config_path)
+        config_path = hub.fetch(repository, CONFIG_FILE, source, force=True)
     commit = hub.commit_of(config_path)
     if commit is not None and repository.revision != commit:
         _log.info("%s is at commit %s; %s%s@%s pins it", repository, commit, hub.PREFIX, repository.name, commit)
@@ -228,7 +253,7 @@ def _from_repository(repository: Repository, pretrained: bool, source: Source) -
     if published.record is not None:
         place = {"hub": repository.name, "commit": commit or "", "file": published.file}
         weights = {"status": "hub", "location": place, "sha256": published.sha256, "bytes": published.bytes}
-        record = manifest.ordered({**published.record, **weights})
+        record = known_part({**published.record, **weights})
     return _filled_as_published(file, published, record, str(repository))
 
 
@@ -241,8 +266,8 @@ def _filled_as_published(
             f"{source}: {published.file} is another {checkpoint.architecture} than the {published.architecture} of "
             f"{CONFIG_FILE}, which does not belong to it: write both again with save_pretrained."
         )
-    backbone = _build(checkpoint.architecture, checkpoint.config, checkpoint.input_spec, source)
-    return _filled(backbone, checkpoint, record)
+    network = (checkpoint.architecture, checkpoint.config, checkpoint.input_spec, source)
+    return _filled(*network, checkpoint, record)
 
 
 def read_config(path: Path) -> PublishedConfig:
@@ -252,7 +277,9 @@ def read_config(path: Path) -> PublishedConfig:
         CheckpointError: it is not one that `clever3d.zoo.save_pretrained` wrote.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > _CONFIG_BYTES:
+            raise ValueError(f"it has {path.stat().st_size:,} bytes")
+        content = manifest.parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}). Download or copy it again.") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -270,9 +297,9 @@ def read_config(path: Path) -> PublishedConfig:
             file=str(weights["file"]),
             sha256=str(weights["sha256"]),
             bytes=int(weights["bytes"]),
-            record=None if content["record"] is None else dict(content["record"]),
+            record=None if content["record"] is None else known_part(dict(content["record"])),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:  # DataError is a ValueError
         raise CheckpointError(f"{path} is damaged ({type(error).__name__}: {error}). Write it again.") from None
     if not is_plain_path(published.file):
         raise CheckpointError(
@@ -287,14 +314,27 @@ def _build(
     try:
         spec = None if input_spec is None else InputSpec.from_dict(dict(input_spec))
         return create_backbone(str(architecture), input_spec=spec, **config)
-    except (Clever3dError, TypeError, ValueError) as error:
+    except (Clever3dError, TypeError, ValueError, OverflowError, RuntimeError, MemoryError) as error:
         raise CheckpointError(
             f"{source}: this clever3d cannot build {architecture!r} as described there ({error}). "
             "Was it written by another version?"
         ) from error
 
 
-def _filled(backbone: Backbone, checkpoint: Checkpoint, record: Mapping[str, Any] | None) -> Backbone:
+def _filled(
+    architecture: str | None,
+    config: Mapping[str, Any],
+    input_spec: Mapping[str, Any] | None,
+    source: str,
+    checkpoint: Checkpoint,
+    record: Mapping[str, Any] | None,
+) -> Backbone:
+    """The network with the checkpoint's weights. Shapes are compared first: a description that does not belong to the
+    weights must not be able to ask for any amount of memory."""
+    network = (architecture, config, checkpoint.input_spec or input_spec, source)
+    with torch.device("meta"):
+        check_fits(_build(*network), checkpoint)
+    backbone = _build(*network)
     load_state(backbone, checkpoint)
     backbone.pretrained_cfg = None if record is None else dict(record)
     _say_licence(backbone.pretrained_cfg or {}, checkpoint.path)
@@ -357,6 +397,6 @@ def _not_trained(info: BackboneInfo) -> str:
 def _say_licence(record: Mapping[str, Any], path: Path) -> None:
     """Once for each set of weights that are not free for every use."""
     licence, name = str(record.get("weights_licence", "")), str(record.get("name", path.name))
-    if is_non_commercial(licence) and name not in _licence_said:
+    if licence and allows_commercial_use(licence) is False and name not in _licence_said:
         _licence_said.add(name)
-        _log.warning("The weights of %s are for non-commercial use only (%s).", name, licence)
+        _log.warning("The weights of %s are for non-commercial use only (%s).", printable(name), printable(licence))

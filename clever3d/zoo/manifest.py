@@ -82,16 +82,15 @@ def _read(path: Path) -> Manifest:
     own = path == manifest_path()
     remedy = "the installation is damaged: install clever3d again" if own else f"it is named in {VARIABLE}: mend that"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_without_repeats)
-        return parse_manifest(content, path)
+        return parse_manifest(parse_json(path.read_text(encoding="utf-8")), path)
     except OSError as error:
         raise DataError(f"The manifest {path} cannot be read ({error.strerror}); {remedy}.") from None
     except UnicodeDecodeError as error:
         raise DataError(f"The manifest {path} is no UTF-8 text ({error.reason}); {remedy}.") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"The manifest {path} is not valid JSON ({error}); {remedy}.") from None
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise DataError(f"The manifest {path} is not valid JSON ({error}); {remedy}.") from None
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,8 +99,16 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [key for key, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"the key {repeated!r} stands there twice in one object; leave one of them.")
+        raise ValueError(f"the key {repeated!r} stands there twice in one object")
     return found
+
+
+def parse_json(text: str) -> Any:
+    """`json.loads` that raises ValueError for all that is no sound JSON: keys that stand twice, nesting without end."""
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 
 def forget() -> None:
@@ -137,8 +144,9 @@ def parse_manifest(content: Any, path: Path | None = None) -> Manifest:
     if set(content) != {"format", "aliases", "records"}:
         raise DataError(f"The manifest has the keys format, aliases, records, not {sorted(content)}.")
     aliases, raw_records = content["aliases"], content["records"]
-    if not isinstance(aliases, dict) or not isinstance(raw_records, list):
-        raise DataError("The manifest's aliases are a JSON object, its records a list.")
+    texts = isinstance(aliases, dict) and all(isinstance(name, str) for name in aliases.values())
+    if not texts or not isinstance(raw_records, list):
+        raise DataError("The manifest's aliases are a JSON object of texts, its records a list.")
     records: dict[str, BackboneInfo] = {}
     for raw in raw_records:
         info = parse_record(raw, aliases, path)

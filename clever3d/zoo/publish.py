@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from clever3d.backbones import Backbone
 from clever3d.errors import CheckpointError, DataError, InputError
 from clever3d.io import atomic_path
 from clever3d.zoo.card import model_card
-from clever3d.zoo.checkpoint import FORMAT, file_sha256, save_checkpoint
+from clever3d.zoo.checkpoint import FORMAT, file_sha256, fingerprint, save_checkpoint
 from clever3d.zoo.hub import ATTEMPTS, Repository, broke_off, denied, parse_repository
 from clever3d.zoo.loading import CONFIG_FILE
 from clever3d.zoo.manifest import format_json, ordered
@@ -27,6 +28,7 @@ WEIGHTS_FILE, CARD_FILE = "model.safetensors", "README.md"
 KNOWN_FIELDS = ("architecture", "config", "input_spec", "feature_dim", "parameters")
 PLACE_FIELDS = ("status", "location", "sha256", "bytes")
 _OPTIONAL: dict[str, Any] = {"metrics": [], "limits": [], "citation": [], "make": None}
+_log = logging.getLogger("clever3d")
 _ANYWHERE = {"hub": "organisation/name", "commit": "0" * 40, "file": WEIGHTS_FILE}
 
 
@@ -90,7 +92,17 @@ def complete_record(backbone: Backbone, given: Mapping[str, Any]) -> dict[str, A
 
 
 def known_record(backbone: Backbone) -> dict[str, Any]:
-    """What the checkpoint says of itself, as far as it belongs in a record (clever3d-train writes other things too)."""
+    """What the checkpoint says of itself, as far as it belongs in a record (clever3d-train writes other things too).
+
+    Raises:
+        DataError: weights, configuration or input spec have been changed since it was loaded, so that it is another's.
+    """
+    if backbone.pretrained_cfg is not None and backbone.fingerprint not in (None, fingerprint(backbone)):
+        raise DataError(
+            f"This backbone is no longer {backbone.pretrained_cfg.get('name', 'what was loaded')}: its weights or its "
+            "input spec were changed, and that record's metrics and provenance are not its own. Give record=... of "
+            "what it is now, or set backbone.pretrained_cfg = None to save it without a record."
+        )
     return {key: value for key, value in (backbone.pretrained_cfg or {}).items() if key in RECORD_FIELDS}
 
 
@@ -133,12 +145,20 @@ def save_pretrained(
         repository: named in the card's code.
 
     Raises:
-        DataError: the record is unsound, or a file cannot be written; CheckpointError: values too large for ``dtype``.
+        DataError: the record is unsound or another's, or a file cannot be written.
+        CheckpointError: values too large for ``dtype``.
     """
     folder = Path(folder)
     whole = None
-    if record is not None or _is_whole(backbone.pretrained_cfg):
-        whole = complete_record(backbone, known_record(backbone) if record is None else record)
+    if record is not None:
+        whole = complete_record(backbone, record)
+    elif _is_whole(known := known_record(backbone)):
+        whole = complete_record(backbone, known)
+    elif (folder / CARD_FILE).exists():
+        raise DataError(
+            f"{folder} has a {CARD_FILE}, which would now stand beside weights that it does not describe. Give "
+            "record=..., or another folder."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,7 +194,7 @@ def push_to_hub(
         backbone: what to publish.
         repository: ``organisation/name``; made where it does not exist.
         record: see `complete_record`; None is ``backbone.pretrained_cfg``.
-        private: whether a repository that is made now is private; an existing one stays as it is.
+        private: make the repository a private one; one that exists and is public is then an error.
         revision: branch to commit to, made where it does not exist; None is the default branch.
         dtype: stored type of the parameters; None keeps theirs.
         token: None is ``HF_TOKEN`` or the one of ``hf auth login``.
@@ -216,25 +236,30 @@ def _upload(
         operations = [CommitOperationAdd(path.name, path) for path in sorted(folder.iterdir())]
         try:
             address = str(api.create_repo(repository, private=private, exist_ok=True))
+            if private and not api.repo_info(repository).private:
+                raise InputError(f"{repository} exists and is public: nothing was published. Make it private first.")
             if branch is not None:
                 api.create_branch(repository, branch=branch, exist_ok=True)
             # A commit whose answer was lost is there: the same files again make no second one.
             done = api.create_commit(repository, operations, commit_message=message, revision=branch)
             return str(done.oid), address
+        except InputError:
+            raise
         except Exception as error:  # the transport's own errors have no base class in common, and change with versions
-            if attempt == ATTEMPTS or not broke_off(error):
+            if attempt == ATTEMPTS or not broke_off(error, again_after_5xx=True):
                 raise CheckpointError(denied(error, Repository(repository, branch))) from error
     raise AssertionError  # the last attempt returns or raises
 
 
 def _check_uploaded(repository: str, commit: str, sha256: str, token: str | None) -> None:
-    """Asks the Hub for the sha256 of what it has now."""
+    """Asks the Hub for the sha256 of what it has now. Where it does not say, the weights are published all the same."""
     from huggingface_hub import HfApi
 
     try:
         (found,) = HfApi(token=token).get_paths_info(repository, WEIGHTS_FILE, revision=commit)
     except Exception as error:  # as in _upload
-        raise CheckpointError(denied(error, Repository(repository, commit))) from error
+        _log.warning("%s@%s is published, but the Hub did not say what it has: %s", repository, commit, error)
+        return
     theirs = getattr(getattr(found, "lfs", None), "sha256", None)
     if theirs is not None and theirs != sha256:
         raise CheckpointError(

@@ -20,13 +20,16 @@ LOCATION_KEYS: dict[str, set[str]] = {
 }
 #: Formats of external weights that can be converted on loading.
 LAYOUTS = ("valeoai",)
-PROVENANCE_KEYS = {"revision", "steps", "seed", "date", "command"}
 
 _STATUS_MEANS = {
     "bundled": "bundled: the weights are part of this package",
     "hub": "hub: downloaded on first use, at a pinned commit",
     "external": "external: published by others; downloaded from there and converted on first use",
     "recipe": "recipe: nobody has trained it yet",
+}
+_FREE = {
+    *("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0"),
+    *("cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"),
 }
 _NO_HASH = "not known here: the first download is recorded, and later ones are held to it"
 
@@ -89,9 +92,9 @@ class BackboneInfo:
         return self.status != "recipe"
 
     @property
-    def non_commercial(self) -> bool:
-        """Whether the licence of the weights forbids commercial use (an ``NC`` term of Creative Commons)."""
-        return is_non_commercial(self.weights_licence)
+    def commercial_use(self) -> bool | None:
+        """Whether the licence of the weights allows commercial use, by its name; None where the name is not known."""
+        return allows_commercial_use(self.weights_licence)
 
     def to_dict(self) -> dict[str, Any]:
         """The record as it stands in the manifest (JSON values)."""
@@ -119,16 +122,23 @@ class BackboneInfo:
             ("sha256", self.sha256 or (_NO_HASH if self.status == "external" else "")),
             ("make", self.make or ""),
         ]
-        return "\n".join([self.name, *(_wrapped(label, text) for label, text in rows if text)])
+        return "\n".join([self.name, *(_wrapped(label, printable(text)) for label, text in rows if text)])
 
 
 #: The fields of a record, in the order in which they are written.
 RECORD_FIELDS = tuple(field.name for field in fields(BackboneInfo) if field.name not in ("aliases", "manifest"))
 
 
-def is_non_commercial(licence: str) -> bool:
-    """Whether a licence name has the ``NC`` term of Creative Commons."""
-    return re.search(r"\bNC\b", licence, re.IGNORECASE) is not None
+def allows_commercial_use(licence: str) -> bool | None:
+    """Whether a licence allows commercial use, by its name; None where that is not known."""
+    if re.search(r"\bNC\b|non-?commercial|research|academic", licence, re.IGNORECASE):
+        return False
+    return True if licence.lower() in _FREE else None
+
+
+def printable(text: str) -> str:
+    """A text on one line and without signs that a terminal would obey; records and repositories may be a stranger's."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
 
 
 def parse_record(raw: Any, aliases: Mapping[str, str], manifest: Path | None = None) -> BackboneInfo:
@@ -154,8 +164,22 @@ def parse_record(raw: Any, aliases: Mapping[str, str], manifest: Path | None = N
     return info
 
 
+def known_part(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record from elsewhere that this version knows, in their order; newer ones may have more.
+
+    Raises:
+        DataError: a field is of another type than it should be.
+    """
+    known = {key: record[key] for key in RECORD_FIELDS if key in record}
+    for key, value in known.items():
+        described, fits = _TYPES[key]
+        if not fits(value):
+            raise DataError(f"the record's {key} is {described}, not {value!r}")
+    return known
+
+
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+    return isinstance(value, str) and bool(value.strip()) and printable(value) == value
 
 
 def _is_count(value: Any) -> bool:
@@ -196,7 +220,8 @@ def _or_null(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
 #: What every field holds, in words and as a test. ``manifest.schema.json`` says the same to other programs.
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
-        ("name", "architecture", "recipe", "weights_licence", "data_licence", "status"), ("a text", _is_text)
+        ("name", "architecture", "recipe", "weights_licence", "data_licence", "status"),
+        ("a text of one line", _is_text),
     ),
     **dict.fromkeys(("feature_dim", "parameters"), ("a positive whole number", _is_count)),
     **dict.fromkeys(("config", "input_spec"), ("a JSON object", _is_object)),
@@ -229,7 +254,9 @@ def _contradictions(info: BackboneInfo) -> list[str]:
         wrong.append(f"the name does not begin with its architecture {info.architecture!r}")
     wrong += _wrong_place(info.status, dict(info.location or {}))
     if info.status == "recipe":
-        if info.sha256 or info.bytes or info.metrics or info.provenance:
+        if info.location is not None:
+            wrong.append("location is null: nobody has trained it")
+        if info.sha256 or info.bytes or info.metrics or info.provenance is not None:
             wrong.append("a recipe has no weights, so no sha256, bytes, metrics or provenance")
         if not info.make:
             wrong.append("a recipe needs the command that makes it in 'make'")
@@ -237,9 +264,21 @@ def _contradictions(info: BackboneInfo) -> list[str]:
     known = info.sha256 is not None or info.bytes is not None or info.status != "external"
     if known and not (re.fullmatch(r"[0-9a-f]{64}", info.sha256 or "") and info.bytes):
         wrong.append("weights need their sha256 (64 hexadecimal digits) and their size in bytes")
-    if info.status != "external" and PROVENANCE_KEYS - set(info.provenance or {}):
-        wrong.append(f"our own weights need a provenance: {', '.join(sorted(PROVENANCE_KEYS))}")
+    if info.status != "external" and not _is_provenance(info.provenance or {}):
+        wrong.append(
+            "our own weights need a provenance: revision, date, command (texts), steps (above 0), seed (a whole number)"
+        )
     return wrong
+
+
+def _is_provenance(provenance: Mapping[str, Any]) -> bool:
+    seed = provenance.get("seed")
+    return (
+        all(_is_text(provenance.get(key)) for key in ("revision", "date", "command"))
+        and _is_count(provenance.get("steps"))
+        and isinstance(seed, int)
+        and not isinstance(seed, bool)
+    )
 
 
 def _wrong_place(status: str, location: dict[str, str]) -> list[str]:

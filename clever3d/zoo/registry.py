@@ -9,7 +9,7 @@ from clever3d.errors import InputError, UnknownNameError
 from clever3d.zoo.manifest import read_manifest
 from clever3d.zoo.records import LOCATION_KEYS, BackboneInfo
 
-_LICENCE_WORDS = {"commercial": False, "non-commercial": True}
+_LICENCE_WORDS = {"commercial": True, "non-commercial": False}
 
 
 def list_backbones(
@@ -24,7 +24,7 @@ def list_backbones(
         teacher: only those of this teacher: a pattern, or a part, of timm's name of it
             (``vit_base_patch14_dinov2.lvd142m``) or of the name's middle (``dinov2_b``).
         licence: only those whose weights have this licence: a pattern, or a part, of its name (``apache-2.0``), or
-            ``commercial`` or ``non-commercial`` for what it allows.
+            ``commercial`` or ``non-commercial`` for what it allows by its name; a licence that is not known is neither.
 
     Raises:
         InputError: ``status`` is none of these.
@@ -46,7 +46,7 @@ def list_backbones(
 
 def _has_licence(licence: str, info: BackboneInfo) -> bool:
     if licence in _LICENCE_WORDS:
-        return info.non_commercial is _LICENCE_WORDS[licence]
+        return info.commercial_use is _LICENCE_WORDS[licence]
     return _like(licence, info.weights_licence)
 
 

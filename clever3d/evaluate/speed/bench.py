@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from clever3d.backbones import ARCHITECTURES, Backbone, create_backbone
-from clever3d.errors import UnknownNameError
+from clever3d.errors import InputError, UnknownNameError
 from clever3d.evaluate.speed.limits import (
     PRECISIONS,
     BareProducts,
@@ -30,7 +30,7 @@ from clever3d.evaluate.speed.limits import (
     with_peak,
 )
 from clever3d.evaluate.speed.workload import Convolution, convolutions_of, layers_on, make_cloud
-from clever3d.sparse import SparseTensor, use_engine
+from clever3d.sparse import Conv3d, ConvTranspose3d, SparseTensor, use_engine
 from clever3d.zoo import load_backbone
 
 TRAINING = "forward + backward"
@@ -47,7 +47,7 @@ def random_backbone(name: str) -> Backbone:
     Speed does not depend on the weights, as long as their values stay ordinary: see :func:`calibrate`.
 
     Raises:
-        UnknownNameError: there is none of that name.
+        UnknownNameError: there is none of that name; InputError: it has no sparse convolutions.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -58,6 +58,10 @@ def random_backbone(name: str) -> Backbone:
                 backbone = load_backbone(name, pretrained=False)
             except UnknownNameError as error:
                 raise UnknownNameError(f"{error} Or name an architecture: {', '.join(ARCHITECTURES)}.") from None
+    if not any(isinstance(module, (Conv3d, ConvTranspose3d)) for module in backbone.modules()):
+        raise InputError(
+            f"{name} has no sparse convolutions, and this measures those: benchmarks/waffleiron.py times a WaffleIron"
+        )
     calibrate(backbone, [make_cloud(_CALIBRATION, backbone.input_spec)])
     return backbone.eval()
 
