@@ -61,12 +61,12 @@ def make_bench(backbone: Backbone, **options: object) -> speed.Bench:
 # What there is to compute
 
 
-@pytest.mark.parametrize("edge", [2, 4, 6])
 def test_network_without_sparse_convolutions_is_named() -> None:
     with pytest.raises(InputError, match=r"no sparse convolutions.*benchmarks/waffleiron\.py"):
         bench_module.random_backbone("waffleiron48_256")
 
 
+@pytest.mark.parametrize("edge", [2, 4, 6])
 def test_flops_and_bytes_of_a_full_cube_are_the_closed_forms(edge: int) -> None:
     one, two, three = (1, 1, 1), (2, 2, 2), (3, 3, 3)
     same, down, up, point = speed.layers_on(

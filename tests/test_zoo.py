@@ -16,6 +16,7 @@ import pytest
 import torch
 import tyro
 from safetensors.torch import load_file, save_file
+from test_manifest import RECORD as PLAIN_RECORD
 
 import clever3d
 from clever3d.backbones import Backbone
@@ -134,14 +135,9 @@ def test_unknown_name_suggests_the_nearest(look_up: Any) -> None:
 
 
 RECORD = {
-    "name": "minkunet18-dinov2_s.mine",
-    "teacher": {"model": "vit_small_patch14_dinov2.lvd142m", "source": "here", "licence": "Apache-2.0"},
-    "recipe": "none",
-    "data": ["nothing"],
+    **PLAIN_RECORD,
     "weights_licence": "CC-BY-NC-SA-4.0",
-    "data_licence": "CC0-1.0",
     "metrics": [{"name": "mIoU", "value": 0.5, "protocol": "invented"}],
-    "provenance": {"revision": "0" * 40, "steps": 1, "seed": 0, "date": "2026-11-21", "command": "none"},
 }
 
 
