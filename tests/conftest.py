@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 if TYPE_CHECKING:
+    from loopback_hub import LoopbackHub
+
     from clever3d.backbones import Backbone
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -84,3 +87,24 @@ def small() -> Backbone:
             elif tensor.is_floating_point():
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.1 + 0.5)
     return backbone.eval()
+
+
+@pytest.fixture()
+def hub() -> Iterator[LoopbackHub]:
+    """A Hugging Face Hub on 127.0.0.1."""
+    from hub_tools import TOKEN
+    from loopback_hub import LoopbackHub
+
+    with LoopbackHub() as server:
+        server.tokens = {TOKEN: "someone"}
+        yield server
+
+
+@pytest.fixture()
+def online(hub: LoopbackHub, tmp_path: Path) -> Iterator[Path]:
+    """This process is a client of that Hub, with an empty cache; gives its home."""
+    from hub_tools import TOKEN
+
+    home = tmp_path / "home"
+    with hub.client(home, TOKEN):
+        yield home

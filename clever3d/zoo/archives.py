@@ -232,7 +232,7 @@ def _check_records(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as records:
             unpacked = sum(record.file_size for record in records.infolist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # zipfile's own for a method it lacks
         raise CheckpointError(f"{path} is damaged ({error}). Copy or download it again.") from None
     if unpacked > path.stat().st_size:
         raise CheckpointError(

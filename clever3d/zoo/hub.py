@@ -128,12 +128,15 @@ def commit_of(path: Path) -> str | None:
 def blob_is_whole(path: Path) -> bool:
     """Whether a small file of the cache is what the Hub sent: the cache names it by git's hash of its content.
 
-    Where the system has no links, and so no such name, it is taken to be whole.
+    Mirrors may name it by its plain sha1. Any other name says nothing (systems without links have none), and the file
+    is taken to be whole.
     """
     blob = path.resolve()
+    if re.fullmatch(r"[0-9a-f]{40}", blob.name) is None:
+        return True
     content = blob.read_bytes()
-    digest = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return digest == blob.name or re.fullmatch(r"[0-9a-f]{40}", blob.name) is None
+    forms = (b"blob %d\0" % len(content) + content, content)
+    return any(hashlib.sha1(form, usedforsecurity=False).hexdigest() == blob.name for form in forms)
 
 
 def fetch_verified(repository: Repository, file: str, sha256: str, size: int, source: Source) -> Path:
@@ -146,13 +149,7 @@ def fetch_verified(repository: Repository, file: str, sha256: str, size: int, so
     wrong = difference(path, sha256, size)
     if wrong is None:
         return path
-    if source.local_files_only or _offline():
-        raise CheckpointError(
-            f"{path} is damaged: it {wrong}. Without a network it cannot be replaced: delete it and load again online, "
-            "or copy a good one to that place."
-        )
-    _log.warning("%s in the cache %s: it is downloaded again", path, wrong)
-    path = fetch(repository, file, source, force=True)
+    path = _replaced(path, wrong, repository, file, source)
     wrong = difference(path, sha256, size)
     if wrong is not None:
         _forget(path)
@@ -161,6 +158,26 @@ def fetch_verified(repository: Repository, file: str, sha256: str, size: int, so
             "when it was published, so it is not used and not kept: ask who published it."
         )
     return path
+
+
+def fetch_whole(repository: Repository, file: str, source: Source) -> Path:
+    """`fetch` of a small file that has no recorded sha256; a damaged copy in the cache is replaced once.
+
+    Raises:
+        CheckpointError: it cannot be had, or is damaged and there is no network.
+    """
+    path = fetch(repository, file, source)
+    return path if blob_is_whole(path) else _replaced(path, "was changed", repository, file, source)
+
+
+def _replaced(path: Path, wrong: str, repository: Repository, file: str, source: Source) -> Path:
+    if source.local_files_only or _offline():
+        raise CheckpointError(
+            f"{path} is damaged: it {wrong}. Without a network it cannot be replaced: delete it and load again online, "
+            "or copy a good one to that place."
+        )
+    _log.warning("%s in the cache %s: it is downloaded again", path, wrong)
+    return fetch(repository, file, source, force=True)
 
 
 def difference(path: Path, sha256: str, size: int) -> str | None:

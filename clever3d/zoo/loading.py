@@ -151,7 +151,7 @@ def _check_device(device: str | torch.device) -> None:
         raise InputError(f"device {str(device)!r} was asked for, but {why}: leave it out to run on the CPU")
     try:
         torch.empty(0, device=wanted)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each device has its own way to say no
         reason = str(error).splitlines()[0]
         raise InputError(f"device {str(device)!r} cannot be used here ({reason}): leave it out for the CPU") from None
 
@@ -237,10 +237,7 @@ def _from_folder(folder: Path, pretrained: bool) -> Backbone:
 
 def _from_repository(repository: Repository, pretrained: bool, source: Source) -> Backbone:
     """Both files come from one commit: that of the first, however the branch moves meanwhile."""
-    config_path = hub.fetch(repository, CONFIG_FILE, source)
-    if not hub.blob_is_whole(config_path):
-        _log.warning("%s in the cache is damaged: it is downloaded again", config_path)
-        config_path = hub.fetch(repository, CONFIG_FILE, source, force=True)
+    config_path = hub.fetch_whole(repository, CONFIG_FILE, source)
     commit = hub.commit_of(config_path)
     if commit is not None and repository.revision != commit:
         _log.info("%s is at commit %s; %s%s@%s pins it", repository, commit, hub.PREFIX, repository.name, commit)

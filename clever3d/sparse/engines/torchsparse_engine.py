@@ -46,7 +46,7 @@ _INSTALL = (
 
 _DTYPES = (torch.float16, torch.float32, torch.bfloat16)
 
-#: Forward and backward read one bit per kernel offset from 32-bit masks; torchsparse's own TODO in ``conv.py``.
+#: Forward and backward read one bit per kernel offset from 32-bit masks, as a note in its ``conv.py`` says.
 _MAX_VOLUME = 32
 
 #: Its kernels index with 32-bit integers. Their largest arrays are the backward pass's partial sums: 3 of the features'
