@@ -13,6 +13,7 @@ import torch
 
 if TYPE_CHECKING:
     from loopback_hub import LoopbackHub
+    from release_page import Publisher
 
     from clever3d.backbones import Backbone
 
@@ -108,3 +109,25 @@ def online(hub: LoopbackHub, tmp_path: Path) -> Iterator[Path]:
     home = tmp_path / "home"
     with hub.client(home, TOKEN):
         yield home
+
+
+@pytest.fixture()
+def publisher() -> Iterator[Publisher]:
+    """A release page on 127.0.0.1."""
+    from release_page import serving
+
+    with serving() as state:
+        yield state
+
+
+@pytest.fixture()
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other tests run offline; these have their own server, and no patience."""
+    from huggingface_hub import constants
+
+    from clever3d.zoo import download
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    monkeypatch.setattr(download, "_PAUSE_S", 0.01)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
