@@ -12,12 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from clever3d._version import __version__
+from clever3d.cli import data, rig
 from clever3d.cli.bench import bench
 from clever3d.cli.convert import convert
 from clever3d.cli.demo import demo
 from clever3d.cli.export import export
 from clever3d.cli.extract import extract
 from clever3d.cli.publish import publish
+from clever3d.cli.synth import synth
 from clever3d.cli.zoo import info, list_
 from clever3d.errors import Clever3dError, InputWarning
 
@@ -59,7 +61,7 @@ def _before(
     warnings.formatwarning = without_source_line
 
 
-def _add(name: str, command: Callable[..., None]) -> None:
+def _add(name: str, command: Callable[..., None], group: typer.Typer = app) -> None:
     """Register a command that answers our own errors with their message on stderr and exit status 2."""
 
     @functools.wraps(command)
@@ -75,7 +77,14 @@ def _add(name: str, command: Callable[..., None]) -> None:
             typer.echo(f"clever3d: {error}", err=True)
             raise typer.Exit(2) from None
 
-    app.command(name)(guarded)
+    group.command(name)(guarded)
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    """A command with commands of its own."""
+    group = typer.Typer(help=text, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app.add_typer(group, name=name)
+    return group
 
 
 _add("demo", demo)
@@ -86,3 +95,11 @@ _add("convert", convert)
 _add("export", export)
 _add("publish", publish)
 _add("bench", bench)
+_add("synth", synth)
+
+_data = _group("data", "Look after data sets.")
+_add("check", data.check, _data)
+
+_rig = _group("rig", "A data set of your own sensors: a folder with scans, images and one YAML.")
+_add("new", rig.new, _rig)
+_add("check", rig.check, _rig)

@@ -6,23 +6,63 @@ import difflib
 import re
 from pathlib import Path
 
-from clever3d.datasets.base import Camera, Dataset, Frame
+from clever3d.datasets.argoverse2 import Argoverse2
+from clever3d.datasets.base import Dataset, Frame, Sweep
+from clever3d.datasets.boxes import Boxes
+from clever3d.datasets.camera import Camera, Distortion
 from clever3d.datasets.kitti import KittiObject
 from clever3d.datasets.kitti_raw import KittiRaw
+from clever3d.datasets.labels import IGNORE, LabelSpec, PointLabels
 from clever3d.datasets.nuscenes import NuScenes
+from clever3d.datasets.pandaset import PandaSet
+from clever3d.datasets.rellis3d import Rellis3D
+from clever3d.datasets.rig import Rig
+from clever3d.datasets.semantickitti import SemanticKitti
+from clever3d.datasets.waymo import Waymo
 from clever3d.errors import DataError, InputError, UnknownNameError
 
-__all__ = ["DATASETS", "Camera", "Dataset", "Frame", "KittiObject", "KittiRaw", "NuScenes", "open_dataset"]
+__all__ = [
+    "DATASETS",
+    "IGNORE",
+    "Argoverse2",
+    "Boxes",
+    "Camera",
+    "Dataset",
+    "Distortion",
+    "Frame",
+    "KittiObject",
+    "KittiRaw",
+    "LabelSpec",
+    "NuScenes",
+    "PandaSet",
+    "PointLabels",
+    "Rellis3D",
+    "Rig",
+    "SemanticKitti",
+    "Sweep",
+    "Waymo",
+    "open_dataset",
+]
 
-# name -> the option names its spec may carry after '#'
-DATASETS: dict[str, tuple[str, ...]] = {"kitti": ("scene",), "kitti_raw": (), "nuscenes": ("version",)}
+#: By the name in `NAME:PATH`. A plain path is that of the first whose layout its folders have.
+DATASETS: dict[str, type[Dataset]] = {
+    "nuscenes": NuScenes,
+    "kitti_raw": KittiRaw,
+    "semantickitti": SemanticKitti,
+    "kitti": KittiObject,
+    "av2": Argoverse2,
+    "rellis3d": Rellis3D,
+    "pandaset": PandaSet,
+    "waymo": Waymo,
+    "rig": Rig,
+}
 
 
 def open_dataset(spec: str | Path) -> Dataset:
-    """The data set that `spec` names: `kitti:/path`, `kitti_raw:/path/2011_09_26`, `nuscenes:/path`.
+    """The data set that `spec` names: `kitti:/path`, `nuscenes:/path#version=v1.0-mini&split=mini_train`, `/path`.
 
-    Options follow after `#`, separated by `&`: `kitti:/path#scene=3` takes the first three characters of the frame's
-    id as its scene; `nuscenes:/path#version=v1.0-mini` chooses the tables. A plain path is guessed from its folders.
+    Options follow after `#`, separated by `&`; they are the keyword arguments of the data set's class. The data set of
+    a plain path is guessed from its folders.
 
     Raises UnknownNameError for a data set it does not know, InputError for a bad option, DataError if the folders are
     missing or incomplete.
@@ -36,45 +76,37 @@ def open_dataset(spec: str | Path) -> Dataset:
         near = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UnknownNameError(f"no data set is called {name!r} (known: {', '.join(DATASETS)}){hint}")
-    options = _options(name, optional[1] if optional else "")
-    if name == "kitti":
-        return KittiObject(root, scene=_number("scene", options.get("scene")))
-    if name == "kitti_raw":
-        return KittiRaw(root)
-    return NuScenes(root, version=options.get("version"))
+    kind = DATASETS[name]
+    return kind(root, **_options(name, optional[1] if optional else ""))  # type: ignore[call-arg]
+
+
+def guess_dataset(root: Path) -> str | None:
+    """The name of the data set whose layout the folder `root` has, or None."""
+    return next((name for name, kind in DATASETS.items() if kind.looks_like(root)), None)
 
 
 def _guess(root: Path) -> str:
-    """The data set whose folders lie in `root`."""
     if not root.is_dir():
         raise DataError(f"{root} is no folder; pass the data set's folder, or NAME:PATH (names: {', '.join(DATASETS)})")
-    if any(path.is_dir() for path in root.glob("v1.0-*")):
-        return "nuscenes"
-    if (root / "calib_cam_to_cam.txt").is_file() or any(root.glob("*/calib_cam_to_cam.txt")):
-        return "kitti_raw"
-    if any((folder / "calib").is_dir() and (folder / "image_2").is_dir() for folder in (root / "training", root)):
-        return "kitti"
-    raise DataError(
-        f"cannot tell which data set {root} is: no v1.0-* (nuscenes), no calib_cam_to_cam.txt (kitti_raw), no "
-        f"training/{{velodyne,image_2,calib}} (kitti); check the path, or say it as NAME:PATH"
-    )
+    name = guess_dataset(root)
+    if name is None:
+        layouts = "; ".join(kind.LAYOUT for kind in DATASETS.values())
+        raise DataError(f"cannot tell which data set {root} is ({layouts}); check the path, or say it as NAME:PATH")
+    return name
 
 
-def _options(name: str, text: str) -> dict[str, str]:
-    options: dict[str, str] = {}
-    for item in text.split("&"):
+def _options(name: str, text: str) -> dict[str, object]:
+    known = DATASETS[name].OPTIONS
+    options: dict[str, object] = {}
+    for item in filter(None, text.split("&")):
         key, _, value = item.partition("=")
-        if item and key not in DATASETS[name]:
-            known = ", ".join(DATASETS[name]) or "none"
-            raise InputError(f"{name} has no option {key!r} (it has: {known})")
-        if item:
-            options[key] = value
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InputError(f"{name} has no option {key!r} (it has: {', '.join(known) or 'none'}){hint}")
+        try:
+            options[key] = known[key](value)
+        except ValueError as error:
+            example = "3" if known[key] is int else "NAME"
+            raise InputError(f"{name}: {key}={value!r} cannot be read; write it like {key}={example}") from error
     return options
-
-
-def _number(key: str, value: str | None) -> int | None:
-    if value is None:
-        return None
-    if not value.isdecimal():
-        raise InputError(f"{key}={value}: expected a whole number, such as {key}=3")
-    return int(value)

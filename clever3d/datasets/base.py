@@ -1,61 +1,51 @@
-"""What every data set gives: frames with lazy points, and cameras that project those points into their image."""
+"""What every data set gives: frames with points, cameras, labels, boxes and poses, each read when asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from clever3d.errors import DataError, InputError
+from clever3d.datasets.boxes import Boxes
+from clever3d.datasets.camera import Camera
+from clever3d.datasets.geometry import Matrix, apply
+from clever3d.datasets.labels import LabelSpec, PointLabels
+from clever3d.errors import DataError
 from clever3d.io import PointCloud
 
-Matrix = NDArray[np.float64]
+#: Points of earlier sweeps this near to their own sensor, in x and in y, are left out when sweeps are accumulated:
+#: they lie on the vehicle, which has moved since (metres; nuscenes-devkit's LidarPointCloud.from_file_multisweep).
+NEAR = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Camera:
-    """A pinhole camera of one frame.
+class Sweep:
+    """An earlier scan of the same sensor: its file, and the way from its points to those of the frame.
 
-    intrinsics [3, 3]: float64, in pixels of the image file, last row (0, 0, 1).
-    points_to_camera [4, 4]: float64, from the frame's points (FLU, metres) to camera axes (x right, y down, z forward,
-    metres). It already holds the sensor's motion between the two timestamps where the data set knows it.
+    to_frame [4, 4]: float64, from the sweep's points (FLU at its time) to the frame's, the ego motion included.
+    seconds: its timestamp minus the frame's: negative for an earlier one.
     """
 
-    name: str
-    image_path: Path
-    intrinsics: Matrix
-    points_to_camera: Matrix
-
-    def project(self, xyz: NDArray[np.floating]) -> tuple[Matrix, Matrix]:
-        """Pixels [N, 2] (u right, v down, float64) and depths [N] (metres) of points [N, 3] in the frame's axes.
-
-        A point with depth <= 0 is behind the camera and has no pixel: its row is NaN, which fails every comparison.
-        Pixels are not clipped to the image: the caller knows its size.
-
-        Raises InputError if `xyz` is not [N, 3].
-        """
-        if xyz.ndim != 2 or xyz.shape[1] != 3:
-            raise InputError(f"xyz has shape {tuple(xyz.shape)}; pass [N, 3], metres, in the frame's axes")
-        rotation, translation = self.points_to_camera[:3, :3], self.points_to_camera[:3, 3]
-        camera = xyz.astype(np.float64) @ rotation.T + translation  # [N, 3]
-        image = camera @ self.intrinsics.T  # [N, 3] homogeneous
-        depth = camera[:, 2]  # [N]
-        pixels = np.full((len(xyz), 2), np.nan)
-        ahead = depth > 0
-        pixels[ahead] = image[ahead, :2] / depth[ahead, None]
-        return pixels, depth
+    points_path: Path
+    to_frame: Matrix
+    seconds: float
 
 
 @dataclass(frozen=True, eq=False)
 class Frame:
     """One scan with the cameras that saw the same moment. Nothing is decoded before it is asked for.
 
-    `scene` names the recording the frame belongs to: split train from test by scene, never inside one.
-    `read` makes the points from the file; a module-level function or a partial of one, so that a frame can be pickled.
+    id: unique in its data set. scene: the recording the frame belongs to: split train from test by scene, never inside.
+    cameras: empty where the data set, or this copy of it, has no images.
+    read: makes the points from the file. It, `read_labels` and `read_boxes` are module-level functions or partials of
+    them, so that a frame can be pickled; the latter two are None where there are no labels or boxes.
+    timestamp: of the scan, in seconds (on the data set's clock), or None.
+    points_to_world [4, 4]: the ego pose, from this frame's points to axes that stay fixed for the whole scene, or None.
+    sweeps: earlier scans, the latest first; only where the data set was opened with `sweeps=`.
     """
 
     id: str
@@ -64,36 +54,88 @@ class Frame:
     points_path: Path
     dataset: str
     read: Callable[[Path], PointCloud]
+    timestamp: float | None = None
+    points_to_world: Matrix | None = None
+    read_labels: Callable[[], PointLabels] | None = None
+    read_boxes: Callable[[], Boxes] | None = None
+    sweeps: tuple[Sweep, ...] = ()
 
     def points(self) -> PointCloud:
         """The points: FLU sensor axes, metres, float32 [N, 3]; intensity in [0, 1] or None.
 
         Raises DataError if the file is missing or truncated.
         """
-        if not self.points_path.is_file():
-            raise DataError(f"{self.points_path} does not exist; the {self.dataset} download is incomplete")
-        return self.read(self.points_path)
+        return self._read(self.points_path)
+
+    def labels(self) -> PointLabels | None:
+        """One label a point, in the points' order; None where the data set has none.
+
+        Raises DataError if the file is missing, truncated, or of another length than the scan.
+        """
+        return None if self.read_labels is None else self.read_labels()
+
+    def boxes(self) -> Boxes | None:
+        """The annotated boxes in the points' axes; None where the data set has none. Raises DataError."""
+        return None if self.read_boxes is None else self.read_boxes()
+
+    def accumulated(self) -> PointCloud:
+        """The points of this scan, then those of `sweeps` moved into its axes, with `time` [N] (seconds, <= 0).
+
+        Points within NEAR of the vehicle are left out of the earlier sweeps. Labels belong to the first rows only.
+        """
+        own = self.points()
+        clouds, times = [own], [np.zeros(len(own.xyz), dtype=np.float32)]
+        for sweep in self.sweeps:
+            cloud = self._read(sweep.points_path)
+            kept = (np.abs(cloud.xyz[:, :2]) >= NEAR).any(axis=1)
+            xyz = apply(sweep.to_frame, cloud.xyz[kept]).astype(np.float32)
+            intensity = None if cloud.intensity is None else cloud.intensity[kept]
+            clouds.append(replace(cloud, xyz=xyz, intensity=intensity))
+            times.append(np.full(len(xyz), sweep.seconds, dtype=np.float32))
+        intensities = [cloud.intensity for cloud in clouds if cloud.intensity is not None]
+        return PointCloud(
+            xyz=np.concatenate([cloud.xyz for cloud in clouds]),
+            intensity=np.concatenate(intensities) if len(intensities) == len(clouds) else None,
+            source=f"{own.source}; {len(clouds)} sweeps",
+            time=np.concatenate(times),
+        )
+
+    def _read(self, path: Path) -> PointCloud:
+        if not path.is_file():
+            raise DataError(f"{path} does not exist; the {self.dataset} download is incomplete")
+        return self.read(path)
 
 
-class Dataset(Protocol):
-    """A sequence of frames, in a fixed order. A class that derives from it needs no `__iter__` of its own."""
+class Dataset(ABC):
+    """A sequence of frames, in a fixed order. `data[3]`, `len(data)` and `for frame in data` read no points.
+
+    name: as in `open_dataset("NAME:PATH")`. LAYOUT: the folders that it needs, in words. OPTIONS: what may follow
+    the path, `NAME:PATH#key=value&key=value`, and how each value is made from text; the keys are keyword arguments of
+    the constructor. label_spec: what its point labels mean, None where it has none.
+    """
 
     name: str
+    LAYOUT: ClassVar[str]
+    OPTIONS: ClassVar[Mapping[str, Callable[[str], Any]]] = {}
+    label_spec: LabelSpec | None = None
 
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def __getitem__(self, index: int) -> Frame: ...
 
     def __iter__(self) -> Iterator[Frame]:
         return (self[index] for index in range(len(self)))
 
+    def ids(self) -> list[str]:
+        """The ids of all frames, in order. A data set that knows them without making frames overrides this."""
+        return [frame.id for frame in self]
 
-def rigid(rotation: NDArray[np.floating], translation: NDArray[np.floating]) -> Matrix:
-    """The 4x4 matrix [R t; 0 1] of a rotation [3, 3] and a translation [3]."""
-    matrix = np.eye(4)
-    matrix[:3, :3] = rotation
-    matrix[:3, 3] = translation
-    return matrix
+    @classmethod
+    @abstractmethod
+    def looks_like(cls, root: Path) -> bool:
+        """Whether the folder `root` has this layout: looks at names only, and is quick."""
 
 
 def require_folder(path: Path, what: str) -> Path:
@@ -102,3 +144,29 @@ def require_folder(path: Path, what: str) -> Path:
         state = "is not a folder" if path.exists() else "does not exist"
         raise DataError(f"{path} {state}; {what}")
     return path
+
+
+def require_unique(ids: Iterable[str], where: str) -> None:
+    """Raises DataError, beginning with `where`, if two frames have one id."""
+    seen: set[str] = set()
+    for frame_id in ids:
+        if frame_id in seen:
+            raise DataError(f"{where}: two frames have the id {frame_id!r}; remove one of them")
+        seen.add(frame_id)
+
+
+def wanted_cameras(wanted: tuple[str, ...] | None, known: Iterable[str], where: str) -> tuple[str, ...]:
+    """`wanted` camera names in the order given, or all `known` ones for None.
+
+    Raises DataError, beginning with `where`, for a name that the data set does not have.
+    """
+    known = tuple(known)
+    for name in wanted or ():
+        if name not in known:
+            raise DataError(f"{where}: there is no camera {name!r}; it has {', '.join(known) or 'none'}")
+    return known if wanted is None else wanted
+
+
+def names(text: str) -> tuple[str, ...]:
+    """The names in `a,b,c`: a value of OPTIONS."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

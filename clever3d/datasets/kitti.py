@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from clever3d.datasets.base import Camera, Dataset, Frame, Matrix, require_folder, rigid
+from clever3d.datasets.base import Dataset, Frame, require_folder
+from clever3d.datasets.camera import Camera
+from clever3d.datasets.geometry import Matrix, rigid
 from clever3d.errors import DataError, InputError
 from clever3d.io import PointCloud, read_bin, read_points
 
@@ -29,10 +32,12 @@ class KittiObject(Dataset):
     """
 
     name = "kitti"
+    LAYOUT = "KITTI object needs training/{velodyne,image_2,calib} below it"
+    OPTIONS: ClassVar = {"scene": int}
 
     def __init__(self, root: Path | str, *, scene: int | None = None) -> None:
         root = Path(root).expanduser()
-        layout = "KITTI object needs training/{velodyne,image_2,calib} below it"
+        layout = self.LAYOUT
         require_folder(root, layout)
         folder = root / "training" if (root / "training").is_dir() else root
         if scene is not None and scene < 1:
@@ -49,6 +54,11 @@ class KittiObject(Dataset):
             calibration = _partner(calibrations, number, folder / "calib" / f"{scan.stem}.txt", scan)
             self._files.append((scan, image, calibration))
         self._scene = scene
+
+    @classmethod
+    def looks_like(cls, root: Path) -> bool:
+        folders = (root / "training", root)
+        return any((folder / "calib").is_dir() and (folder / "image_2").is_dir() for folder in folders)
 
     def __len__(self) -> int:
         return len(self._files)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from clever3d.datasets.base import Dataset, Frame, Matrix, require_folder
+from clever3d.datasets.base import Dataset, Frame, require_folder
+from clever3d.datasets.geometry import Matrix
 from clever3d.datasets.kitti import (
     IMAGE_SUFFIXES,
     frame_files,
@@ -21,8 +22,6 @@ from clever3d.datasets.kitti import (
     read_kitti_points,
 )
 from clever3d.errors import DataError
-
-LAYOUT = "KITTI raw needs calib_cam_to_cam.txt, calib_velo_to_cam.txt and *_sync drive folders in a day's folder"
 
 
 class KittiRaw(Dataset):
@@ -35,9 +34,10 @@ class KittiRaw(Dataset):
     """
 
     name = "kitti_raw"
+    LAYOUT = "KITTI raw needs calib_cam_to_cam.txt, calib_velo_to_cam.txt and *_sync drive folders in a day's folder"
 
     def __init__(self, root: Path | str) -> None:
-        root = require_folder(Path(root).expanduser(), LAYOUT)
+        root = require_folder(Path(root).expanduser(), KittiRaw.LAYOUT)
         days = _days(root)
         self._calibrations: dict[Path, tuple[Matrix, Matrix, Matrix]] = {}
         self._files: list[tuple[Path, Path, Path]] = []  # day, scan, image
@@ -48,6 +48,10 @@ class KittiRaw(Dataset):
                 raise DataError(f"{day} holds no *_sync folder; download the 'synced+rectified' drives of that day")
             for drive in drives:
                 self._files.extend((day, scan, image) for scan, image in _drive_files(drive))
+
+    @classmethod
+    def looks_like(cls, root: Path) -> bool:
+        return (root / "calib_cam_to_cam.txt").is_file() or any(root.glob("*/calib_cam_to_cam.txt"))
 
     def __len__(self) -> int:
         return len(self._files)
@@ -81,8 +85,8 @@ def _day_calibration(day: Path) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def _drive_files(drive: Path) -> list[tuple[Path, Path]]:
-    scans = frame_files(require_folder(drive / "velodyne_points" / "data", LAYOUT), (".bin",))
-    image_folder = require_folder(drive / "image_02" / "data", LAYOUT)
+    scans = frame_files(require_folder(drive / "velodyne_points" / "data", KittiRaw.LAYOUT), (".bin",))
+    image_folder = require_folder(drive / "image_02" / "data", KittiRaw.LAYOUT)
     images = frame_files(image_folder, IMAGE_SUFFIXES)
     missing = [scan for number, scan in scans.items() if number not in images]
     if missing:

@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from clever3d.datasets.base import Camera, Dataset, Frame, Matrix, require_folder, rigid
+from clever3d.datasets.base import Dataset, Frame, require_folder
+from clever3d.datasets.camera import Camera
+from clever3d.datasets.geometry import Matrix, rigid
 from clever3d.errors import DataError
 from clever3d.io import PointCloud, read_bin
 
@@ -56,9 +58,11 @@ class NuScenes(Dataset):
     """
 
     name = "nuscenes"
+    LAYOUT = "nuScenes needs a folder with samples/ and v1.0-*/ in it"
+    OPTIONS: ClassVar = {"version": str}
 
     def __init__(self, root: Path | str, *, version: str | None = None) -> None:
-        root = require_folder(Path(root).expanduser(), "nuScenes needs a folder with samples/ and v1.0-*/ in it")
+        root = require_folder(Path(root).expanduser(), self.LAYOUT)
         tables = _tables_folder(root, version)
         scenes = _index(tables, "scene")
         order = {token: position for position, token in enumerate(scenes)}
@@ -74,6 +78,10 @@ class NuScenes(Dataset):
                 table = tables / "sample_data.json"
                 raise DataError(f"{table}: no key frame of {missing} for sample {sample['token']}; unpack it again")
             self._samples.append((sample["token"], scenes[sample["scene_token"]]["name"], data))
+
+    @classmethod
+    def looks_like(cls, root: Path) -> bool:
+        return any(path.is_dir() for path in root.glob("v1.0-*"))
 
     def __len__(self) -> int:
         return len(self._samples)

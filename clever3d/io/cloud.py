@@ -41,13 +41,15 @@ class PointCloud:
 
     ``xyz`` [N, 3] float32, metres. ``intensity`` [N] float32 in [0, 1], or None where there is none. ``source`` says
     in one line how the file was understood. ``frame`` names where x, y and z point, as far as the format of the file
-    tells: "rfu" (right, forward, up) for nuScenes, "flu" for all others; `to_flu` takes it.
+    tells: "rfu" (right, forward, up) for nuScenes, "flu" for all others; `to_flu` takes it. ``time`` [N] float32,
+    seconds after the scan's timestamp, where points of several sweeps are together; else None.
     """
 
     xyz: FloatArray  # [N, 3]
     intensity: FloatArray | None  # [N]
     source: str
     frame: str = "flu"
+    time: FloatArray | None = None  # [N]
 
 
 def read_points(path: PathLike, *, columns: int | None = None, intensity_scale: float | None = None) -> PointCloud:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from clever3d.datasets.raycast import (
+from clever3d.datasets.synthetic.raycast import (
     SENSOR_HEIGHT,
     Material,
     Scene,
@@ -27,7 +27,7 @@ from clever3d.errors import InputError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from clever3d.datasets.raycast import Array, Indices
+    from clever3d.datasets.synthetic.raycast import Array, Indices
 
 __all__ = ["SyntheticScan", "street_scan", "street_scene"]
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from clever3d.datasets.raycast import (
+from clever3d.datasets.synthetic import street_scan, street_scene
+from clever3d.datasets.synthetic.raycast import (
     GROUND,
     LABELS,
     MAX_RANGE,
@@ -24,7 +25,6 @@ from clever3d.datasets.raycast import (
     ellipsoid,
     turn_about_z,
 )
-from clever3d.datasets.synthetic import street_scan, street_scene
 from clever3d.errors import InputError
 
 WALL = Material("building", 0.3)
