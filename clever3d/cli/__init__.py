@@ -99,6 +99,7 @@ _add("synth", synth)
 
 _data = _group("data", "Look after data sets.")
 _add("check", data.check, _data)
+_add("info", data.info, _data)
 
 _rig = _group("rig", "A data set of your own sensors: a folder with scans, images and one YAML.")
 _add("new", rig.new, _rig)

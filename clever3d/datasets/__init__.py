@@ -67,17 +67,23 @@ def open_dataset(spec: str | Path) -> Dataset:
     Raises UnknownNameError for a data set it does not know, InputError for a bad option, DataError if the folders are
     missing or incomplete.
     """
-    named = re.match(r"(\w\w+):", str(spec))  # two characters at least: C:/ is a drive
-    location = str(spec)[named.end() :] if named else str(spec)
-    optional = re.search(r"#(\w+=[^/#]*)$", location)
-    root = Path(location[: optional.start()] if optional else location).expanduser()
-    name = named[1] if named else _guess(root)
+    given, root, options = split_spec(spec)
+    name = given or _guess(root)
     if name not in DATASETS:
         near = difflib.get_close_matches(name, DATASETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UnknownNameError(f"no data set is called {name!r} (known: {', '.join(DATASETS)}){hint}")
     kind = DATASETS[name]
-    return kind(root, **_options(name, optional[1] if optional else ""))  # type: ignore[call-arg]
+    return kind(root, **_options(name, options))  # type: ignore[call-arg]
+
+
+def split_spec(spec: str | Path) -> tuple[str | None, Path, str]:
+    """The name (None where there is none), the folder and the options (text after ``#``) of `NAME:PATH#options`."""
+    named = re.match(r"(\w\w+):", str(spec))  # two characters at least: C:/ is a drive
+    location = str(spec)[named.end() :] if named else str(spec)
+    optional = re.search(r"#(\w+=[^/#]*)$", location)
+    root = Path(location[: optional.start()] if optional else location).expanduser()
+    return named[1] if named else None, root, optional[1] if optional else ""
 
 
 def guess_dataset(root: Path) -> str | None:
@@ -108,5 +114,6 @@ def _options(name: str, text: str) -> dict[str, object]:
             options[key] = known[key](value)
         except ValueError as error:
             example = "3" if known[key] is int else "NAME"
-            raise InputError(f"{name}: {key}={value!r} cannot be read; write it like {key}={example}") from error
+            hint = str(error) if isinstance(error, InputError) else f"write it like {key}={example}"
+            raise InputError(f"{name}: {key}={value!r} cannot be read; {hint}") from error
     return options
