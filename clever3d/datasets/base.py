@@ -28,11 +28,13 @@ class Sweep:
 
     to_frame [4, 4]: float64, from the sweep's points (FLU at its time) to the frame's, the ego motion included.
     seconds: its timestamp minus the frame's: negative for an earlier one.
+    read: makes its points from the file, where that differs from the frame's way (one file that holds many scans).
     """
 
     points_path: Path
     to_frame: Matrix
     seconds: float
+    read: Callable[[Path], PointCloud] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ class Frame:
         own = self.points()
         clouds, times = [own], [np.zeros(len(own.xyz), dtype=np.float32)]
         for sweep in self.sweeps:
-            cloud = self._read(sweep.points_path)
+            cloud = self._read(sweep.points_path, sweep.read)
             kept = (np.abs(cloud.xyz[:, :2]) >= NEAR).any(axis=1)
             xyz = apply(sweep.to_frame, cloud.xyz[kept]).astype(np.float32)
             intensity = None if cloud.intensity is None else cloud.intensity[kept]
@@ -100,10 +102,10 @@ class Frame:
             time=np.concatenate(times),
         )
 
-    def _read(self, path: Path) -> PointCloud:
+    def _read(self, path: Path, read: Callable[[Path], PointCloud] | None = None) -> PointCloud:
         if not path.is_file():
             raise DataError(f"{path} does not exist; the {self.dataset} download is incomplete")
-        return self.read(path)
+        return (read or self.read)(path)
 
 
 class Dataset(ABC):

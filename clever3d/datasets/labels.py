@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,6 +13,15 @@ from clever3d.errors import DataError, InputError
 
 #: The class of points that are neither trained on nor scored.
 IGNORE = 255
+
+
+def spread_colors(count: int) -> tuple[tuple[int, int, int], ...]:
+    """`count` colours for a data set that publishes none: hues a golden angle apart, so that neighbours differ."""
+    colors = []
+    for number in range(count):
+        red, green, blue = colorsys.hsv_to_rgb(number * 0.618034 % 1.0, 0.55 + 0.15 * (number % 3), 0.95)
+        colors.append((round(255 * red), round(255 * green), round(255 * blue)))
+    return tuple(colors)
 
 
 @dataclass(frozen=True, eq=False)
