@@ -64,7 +64,9 @@ class Distortion:
             polynomial.polymul(polynomial.polyadd(top, polynomial.polymul(two_s, polynomial.polyder(top))), bottom),
             polynomial.polymul(polynomial.polymul(two_s, top), polynomial.polyder(bottom)),
         )
-        roots = np.concatenate([polynomial.polyroots(np.trim_zeros(p, "b")) for p in (slope, bottom)])
+        # Below 1e-15 a coefficient moves no point that a lens can see, but may overflow in the search for roots.
+        kept = [np.trim_zeros(np.where(np.abs(p) < 1e-15, 0, p), "b") for p in (slope, bottom)]
+        roots = np.concatenate([polynomial.polyroots(p) for p in kept])
         real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
         largest = np.pi / 2 if self.model == "fisheye" else np.inf  # points have to lie in front of the camera
         return min(float(np.sqrt(real.min())), largest) if len(real) else float(largest)

@@ -51,7 +51,7 @@ class PandaSet(Dataset):
     poses are those of their own times. Images are published undistorted (range edges of sequence 002 lie on image
     edges without the devkit's coefficients, and beside them with these); a copy without `camera` has frames without
     cameras. Where an object that moves has one cuboid for each LiDAR (`cuboids.sensor_id`), the other LiDAR's is left
-    out, except for `both`. Labels exist for 76 of the 103 sequences.
+    out, except for `both`. Not every sequence has labels.
 
     The tables are pickles; they are read by `frame_pickle`, which runs nothing of them, and need no pandas.
 
