@@ -57,8 +57,11 @@ def check(
 
     if report is not None:
         check_output(report, (".json",))
+    from clever3d.datasets.base import gaps_allowed
+
     try:
-        dataset = _open(spec)
+        with gaps_allowed():
+            dataset = _open(spec)
         found = _walk(dataset, spec, jobs, resume, state, fast)
     except Clever3dError as error:
         if report is not None:

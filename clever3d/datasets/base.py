@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -138,6 +140,27 @@ class Dataset(ABC):
     @abstractmethod
     def looks_like(cls, root: Path) -> bool:
         """Whether the folder `root` has this layout: looks at names only, and is quick."""
+
+
+_gaps_allowed: ContextVar[bool] = ContextVar("gaps_allowed", default=False)
+
+
+@contextmanager
+def gaps_allowed() -> Iterator[None]:
+    """A data set opened in this block may lack files of single frames: each such frame fails when it is read.
+
+    Outside, its reader names the first missing file and opens nothing. For the check that lists them all.
+    """
+    token = _gaps_allowed.set(True)
+    try:
+        yield
+    finally:
+        _gaps_allowed.reset(token)
+
+
+def gaps_are_allowed() -> bool:
+    """Whether the caller runs inside `gaps_allowed`."""
+    return _gaps_allowed.get()
 
 
 def require_folder(path: Path, what: str) -> Path:

@@ -16,7 +16,15 @@ from typing import Any, ClassVar
 import numpy as np
 import yaml
 
-from clever3d.datasets.base import Dataset, Frame, names, require_folder, require_unique, wanted_cameras
+from clever3d.datasets.base import (
+    Dataset,
+    Frame,
+    gaps_are_allowed,
+    names,
+    require_folder,
+    require_unique,
+    wanted_cameras,
+)
 from clever3d.datasets.camera import Camera, Distortion
 from clever3d.datasets.geometry import Matrix, check_transform, inverse, quaternion_to_rotation, rigid
 from clever3d.datasets.kitti_files import (
@@ -165,7 +173,7 @@ class _Sequence:
     flat: bool
     scans: dict[int, Path]
     labels: dict[int, Path]
-    images: dict[int, tuple[Path, float]]  # image, its time in seconds
+    images: dict[int, tuple[Path, float | None]]  # image, its time in seconds
     calibration: _Calibration | None  # None without images
     poses: Matrix | None
 
@@ -182,7 +190,9 @@ class _Sequence:
             labels = frame_files(label_folder, (".label",))
             labels = {n: partner(labels, n, label_folder, ".label", scan) for n, scan in scans.items()}
         for number, scan in scans.items() if images else ():
-            if number not in images:
+            if number not in images and gaps_are_allowed():
+                images[number] = (image_folder / f"frame{scan.stem}.jpg", None)
+            elif number not in images:
                 raise DataError(f"{image_folder}/frame{scan.stem}-*.jpg is missing, but {scan} exists; download it")
         poses = folder / "poses.txt"
         return cls(
@@ -233,13 +243,13 @@ def _chosen(folder: Path, sequences: tuple[str, ...] | None) -> list[str]:
     return there if sequences is None else list(sequences)
 
 
-def _list_images(folder: Path, flat: bool) -> dict[int, tuple[Path, float]]:
+def _list_images(folder: Path, flat: bool) -> dict[int, tuple[Path, float | None]]:
     """Images by frame number, with the time in their names: `frame000104-1581624663_149.jpg` is of 1581624663.149 s.
 
     In the example's folder a .png is the label of the .jpg.
     """
     suffixes = (".jpg",) if flat else (".jpg", ".png")
-    images: dict[int, tuple[Path, float]] = {}
+    images: dict[int, tuple[Path, float | None]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix not in suffixes:
             continue
