@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from clever3d.backbones import InputSpec, create_backbone
 from clever3d.datasets import Camera, Frame
-from clever3d.distill.augment import AugmentConfig
+from clever3d.datasets.augment import AugmentConfig
 from clever3d.distill.config import DataConfig, StudentConfig, TrainConfig
 from clever3d.distill.head import projection_head
 from clever3d.distill.targets import TargetTransform
@@ -234,3 +236,61 @@ def test_values_that_make_no_sense_are_named(config: TrainConfig, option: str) -
     with pytest.raises(InputError, match=option):
         config.check()
     TrainConfig(Path("x")).check()
+
+
+# ---- frames with broken files
+
+
+def broken(folder: Path, number: int) -> Example:
+    """A frame whose image is no image."""
+    one = example(folder, number, street(number))
+    one.frame.cameras[0].image_path.write_bytes(b"")
+    return one
+
+
+def test_a_broken_frame_does_not_end_the_training_and_is_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frames = [example(tmp_path, n, street(n)) for n in range(3)] + [broken(tmp_path, 3)]
+    with caplog.at_level(logging.WARNING):
+        first, second = (distillation(frames, AugmentConfig(), batch=2) for _ in range(2))
+        losses = [float(first.loss(step)[0].detach()) for step in range(6)]
+        first.val = frames
+        figures = first.validate()
+    assert [float(second.loss(step)[0].detach()) for step in range(6)] == losses  # which frame comes instead is fixed
+    assert list(first.bad.reasons) == ["test/3"] and first.bad.meetings["test/3"] > 1
+    assert all(np.isfinite(value) for value in figures.values())
+    first.val = frames[:3]
+    assert first.validate() == figures
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2 and all("3.png is empty" in text for text in messages)  # one of each task
+
+
+def test_too_many_broken_frames_end_the_training_with_their_names(tmp_path: Path) -> None:
+    frames = [example(tmp_path, 0, street(0))] + [broken(tmp_path, n) for n in (1, 2)]
+    with pytest.raises(DataError, match=r"2 of 3 frames cannot be used.*\n.*test/[12]: .*\n.*test/[12]: "):
+        distillation(frames, max_bad=1)
+    with pytest.raises(DataError, match="3 of 3 frames"):
+        distillation([broken(tmp_path, n) for n in (7, 8, 9)])
+    task = distillation(frames, max_bad=2)
+    task.val = frames[1:]
+    with pytest.raises(DataError, match="no other to take"):
+        task.validate()
+
+
+def test_one_camera_and_the_occlusion_test_are_options_of_the_training(tmp_path: Path) -> None:
+    near = np.array([[4.0, y, z] for y in np.arange(-2, 2, 0.02) for z in np.arange(-1.5, 1.5, 0.05)])
+    behind = np.array([[20.0, y, z] for y in np.arange(-8, 8, 1.0) for z in np.arange(-5, 5, 1.0)])
+    frames = [example(tmp_path, 0, np.concatenate([near, behind]))]
+    plain = distillation(frames, pairs=1_000_000)._draw(0)
+    tested = distillation(frames, pairs=1_000_000, occlusion=True)._draw(0)
+    assert (plain.rows[0] >= len(near)).sum() == len(behind)
+    assert (tested.rows[0] >= len(near)).sum() < 0.2 * len(behind)
+    assert (tested.rows[0] < len(near)).sum() > 0.99 * len(near)
+    turned = replace(frames[0].frame.cameras[0], points_to_camera=TO_CAMERA @ np.diag([-1.0, -1, 1, 1]))
+    both = replace(frames[0].frame, cameras=(frames[0].frame.cameras[0], turned))
+    around = np.concatenate([near, -near])
+    both = replace(both, read=lambda _: PointCloud(around.astype(np.float32), None, "test"))
+    one = distillation([Example(both, 0)], pairs=1_000_000, cameras="one")
+    sizes = {len(one._draw(step).rows[0]) for step in range(8)}
+    assert sizes == {len(near)}

@@ -85,13 +85,13 @@ class Frame:
     def accumulated(self) -> PointCloud:
         """The points of this scan, then those of `sweeps` moved into its axes, with `time` [N] (seconds, <= 0).
 
-        Points within NEAR of the vehicle are left out of the earlier sweeps. Labels belong to the first rows only.
+        Points within NEAR of the vehicle, and those not finite, are left out of the earlier sweeps. Labels belong to the first rows only.
         """
         own = self.points()
         clouds, times = [own], [np.zeros(len(own.xyz), dtype=np.float32)]
         for sweep in self.sweeps:
             cloud = self._read(sweep.points_path, sweep.read)
-            kept = (np.abs(cloud.xyz[:, :2]) >= NEAR).any(axis=1)
+            kept = (np.abs(cloud.xyz[:, :2]) >= NEAR).any(axis=1) & np.isfinite(cloud.xyz).all(axis=1)
             xyz = apply(sweep.to_frame, cloud.xyz[kept]).astype(np.float32)
             intensity = None if cloud.intensity is None else cloud.intensity[kept]
             clouds.append(replace(cloud, xyz=xyz, intensity=intensity))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clever3d.distill.augment import AugmentConfig
+from clever3d.datasets.augment import AugmentConfig
+from clever3d.distill.pairing import WhichCameras
 from clever3d.distill.targets import TargetTransform
 from clever3d.distill.teachers import DEFAULT_MODEL, Layer
 from clever3d.errors import InputError
@@ -31,6 +32,12 @@ class DataConfig:
     below: float = 0.0
     """Points under the image by at most this share of its height take the features of its lower edge, for level cameras
     miss the ground near the car. 0.5 suits KITTI; 0 where the car fills the lower edge (our choice)."""
+    cameras: WhichCameras = "all"
+    """Cameras of a frame that are paired: all, or one at random each time, which is less work (ScaLR)."""
+    occlusion: bool = False
+    """Leave out points that stand hidden behind others from where the camera is."""
+    max_bad: int | None = None
+    """Frames with broken files that are left out, and named, before the run ends; by default 10, or one in 100."""
     balance: float = 0.5
     """Pairs are drawn with weight share(cluster) ** -balance, clusters of teacher features: rare things count more."""
 
@@ -95,6 +102,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raises InputError for the first option whose value makes no sense."""
+        augment = self.augment.rules()
         rules = [
             (self.data.batch >= 1, "data.batch", self.data.batch, "at least 1"),
             (self.data.pairs >= 1, "data.pairs", self.data.pairs, "at least 1"),
@@ -103,9 +111,8 @@ class TrainConfig:
             (self.student.voxel > 0, "student.voxel", self.student.voxel, "a positive number of metres"),
             (self.student.head_layers >= 1, "student.head-layers", self.student.head_layers, "at least 1"),
             (self.student.head_width >= 1, "student.head-width", self.student.head_width, "at least 1"),
-            (0 < self.augment.keep <= 1, "augment.keep", self.augment.keep, "in (0, 1]"),
-            (0 <= self.augment.scale < 1, "augment.scale", self.augment.scale, "in [0, 1)"),
-            (0 <= self.augment.intensity <= 1, "augment.intensity", self.augment.intensity, "in [0, 1]"),
+            (self.data.max_bad is None or self.data.max_bad >= 0, "data.max-bad", self.data.max_bad, "0 or more"),
+            *((good, f"augment.{name.replace('_', '-')}", value, want) for good, name, value, want in augment),
             (self.loop.steps >= 1, "loop.steps", self.loop.steps, "at least 1"),
             (self.loop.warmup >= 0, "loop.warmup", self.loop.warmup, "0 or more"),
             (self.loop.lr > 0, "loop.lr", self.loop.lr, "positive"),

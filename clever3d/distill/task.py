@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from clever3d.backbones import Backbone
 from clever3d.datasets import Frame
-from clever3d.distill.augment import AugmentConfig, change_intensity, keep_mask, transform
+from clever3d.datasets.augment import AugmentConfig, change, keep_mask
+from clever3d.datasets.loading import BadFrame, BadFrames, draw_usable, sample_generator
+from clever3d.datasets.occlusion import OcclusionConfig
 from clever3d.distill.config import DataConfig
 from clever3d.distill.feature_cache import FeatureCache
-from clever3d.distill.pairing import PairedScan, pair
+from clever3d.distill.pairing import pair, paired_targets
 from clever3d.distill.targets import TargetStats, TargetTransform, cosine, similarity_loss
 from clever3d.errors import DataError
 from clever3d.points import CheckedPoints, voxelize
+from clever3d.sparse.coords import pack
 
 logger = logging.getLogger(__name__)
 
@@ -58,14 +61,15 @@ class Batch:
 def _crowd(xyz: Tensor, voxel_size: float) -> Tensor:
     """How many of the points ``[N, 3]`` share each one's voxel: divided by it, every voxel counts once."""
     grid = torch.floor(xyz.double() / voxel_size).long()
-    _, voxel, counts = torch.unique(grid, dim=0, return_inverse=True, return_counts=True)
+    first = grid[:, :1] * 0  # one scan
+    _, voxel, counts = torch.unique(pack(torch.cat([first, grid], dim=1)), return_inverse=True, return_counts=True)
     crowd: Tensor = counts[voxel]
     return crowd
 
 
-def _paired(scan: PairedScan, valid: Tensor, example: Example) -> Tensor:
-    """Which pairs lie on valid points: int64 indices into ``scan.rows``, at least one."""
-    alive = valid[scan.rows].nonzero().squeeze(1)
+def _paired(rows: Tensor, valid: Tensor, example: Example) -> Tensor:
+    """Which pairs lie on valid points: int64 indices into ``rows``, at least one."""
+    alive = valid[rows].nonzero().squeeze(1)
     if not len(alive):
         raise DataError(f"frame {example.name} has no paired point inside the student's range: use --data.exclude")
     return alive
@@ -100,10 +104,11 @@ def compare(
         DataError: no paired point lies inside the student's range.
     """
     scan = pair(example.frame, cache)
+    rows, targets = paired_targets(scan)
     inside = backbone.input_spec.contains(scan.xyz)
-    alive = _paired(scan, inside, example)
-    truth = scan.targets[alive]  # [M, C]
-    batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [scan.rows[alive]], truth)
+    alive = _paired(rows, inside, example)
+    truth = targets[alive]  # [M, C]
+    batch = Batch([CheckedPoints(scan.xyz, scan.intensity, inside)], [rows[alive]], truth)
     predicted = predict(backbone, head, batch).float().cpu()
     restored = stats.restore(predicted, example.data_set, target, gain)
     mean = stats.mean[example.data_set]
@@ -133,8 +138,9 @@ def mean_centred_cosine(
 class Distillation:
     """Feature distillation of a frozen teacher into a backbone with a projection head.
 
-    Every random choice of a step comes from one generator seeded with (seed, step), so a resumed run repeats the
-    unbroken one without any state of its own.
+    Every random choice of a step comes from generators seeded with (seed, step), so a resumed run repeats the unbroken
+    one without any state of its own. A frame with broken files is left out, in training another takes its place, and
+    ``bad`` counts it.
     """
 
     def __init__(
@@ -149,28 +155,34 @@ class Distillation:
         augment: AugmentConfig,
         target: TargetTransform,
         seed: int,
+        bad: BadFrames | None = None,
     ) -> None:
         self.backbone, self.head = backbone, head
         self.module: nn.Module = nn.ModuleDict({"backbone": backbone, "head": head})
         self.train, self.val, self.cache = train, val, cache
         self.data, self.augment, self.target, self.seed = data, augment, target, seed
+        self.occlusion = OcclusionConfig() if data.occlusion else None
+        self.bad = BadFrames(len({e.name for e in (*train, *val)}), data.max_bad) if bad is None else bad
         self.frame_weights = scene_weights(train, data.scene_power)
         self.stats = self._target_stats()
 
-    def _generator(self, stream: int, step: int) -> torch.Generator:
-        return torch.Generator().manual_seed((self.seed * 4 + stream) * 1_000_003 + step)
-
     def _target_stats(self, draws: int = 200, points: int = 512, clusters: int = 32) -> TargetStats:
         """Statistics over pairs drawn as in training."""
-        generator = self._generator(0, 0)
+        generator = sample_generator(self.seed, 0)
         picks = torch.multinomial(self.frame_weights, draws, replacement=True, generator=generator).tolist()
         features, sets = [], []
         for index, count in sorted(Counter(picks).items()):
             example = self.train[index]
-            targets = pair(example.frame, self.cache).targets
+            try:
+                _, targets = paired_targets(pair(example.frame, self.cache, occlusion=self.occlusion))
+            except DataError as error:
+                self.bad.add([BadFrame(example.name, str(error))])
+                continue
             chosen = torch.randperm(len(targets), generator=generator)[: count * points]
             features.append(targets[chosen])
             sets.append(torch.full((len(chosen),), example.data_set))
+        if not features:
+            raise self.bad.error()
         num_sets = 1 + max(example.data_set for example in (*self.train, *self.val))
         return TargetStats.from_features(
             torch.cat(features), torch.cat(sets), num_sets=num_sets, clusters=clusters, seed=self.seed
@@ -178,26 +190,46 @@ class Distillation:
 
     def _augmented(self, example: Example, generator: torch.Generator) -> tuple[CheckedPoints, Tensor, Tensor]:
         """One scan as the student sees it, the rows of its drawn pairs, and the targets there."""
-        scan = pair(example.frame, self.cache, below=self.data.below)
-        xyz = transform(scan.xyz, self.augment, generator)
+        scan = pair(
+            example.frame,
+            self.cache,
+            below=self.data.below,
+            which=self.data.cameras,
+            occlusion=self.occlusion,
+            generator=generator,
+        )
+        rows, targets = paired_targets(scan)
+        changed = change(scan, self.augment, generator)
         kept = keep_mask(scan.xyz, self.augment, generator)
-        intensity = change_intensity(scan.intensity, self.augment, generator)
-        inside = self.backbone.input_spec.contains(xyz)
+        inside = self.backbone.input_spec.contains(changed.xyz)
         valid = kept & inside
-        if not bool(valid[scan.rows].any()):
+        if not bool(valid[rows].any()):
             valid = inside  # better the whole scan than none of its pairs
-        alive = _paired(scan, valid, example)
-        weights = self.stats.weights(scan.targets[alive], example.data_set, self.data.balance)
-        weights = weights / _crowd(xyz[scan.rows[alive]], self.backbone.input_spec.voxel_size)
+        alive = _paired(rows, valid, example)
+        weights = self.stats.weights(targets[alive], example.data_set, self.data.balance)
+        weights = weights / _crowd(changed.xyz[rows[alive]], self.backbone.input_spec.voxel_size)
         count = min(self.data.pairs, len(alive))
         drawn = alive[torch.multinomial(weights, count, generator=generator)]
-        targets = self.stats.transform(scan.targets[drawn], example.data_set, self.target)
-        return CheckedPoints(xyz, intensity, valid), scan.rows[drawn], targets
+        wanted = self.stats.transform(targets[drawn], example.data_set, self.target)
+        return CheckedPoints(changed.xyz, changed.intensity, valid), rows[drawn], wanted
 
     def _draw(self, step: int) -> Batch:
-        generator = self._generator(1, step)
+        generator = sample_generator(self.seed, 1, step)
         picks = torch.multinomial(self.frame_weights, self.data.batch, replacement=True, generator=generator).tolist()
-        parts = [self._augmented(self.train[index], generator) for index in picks]
+        parts = [
+            self.bad.take(
+                draw_usable(
+                    lambda number, own: self._augmented(self.train[number], own),
+                    index,
+                    (self.seed, 1, step, slot),
+                    frames=len(self.train),
+                    name=lambda number: self.train[number].name,
+                    max_bad=self.bad.max_bad,
+                    weights=self.frame_weights,
+                )
+            )
+            for slot, index in enumerate(picks)
+        ]
         return Batch([p[0] for p in parts], [p[1] for p in parts], torch.cat([p[2] for p in parts]))
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -212,10 +244,19 @@ class Distillation:
             return {}
         self.module.eval()
         seen = self.train[:: max(1, len(self.train) // GAIN_FRAMES)][:GAIN_FRAMES]
-        gain = mean_centred_cosine(self.backbone, self.head, self.stats, seen, self.cache, self.target)
-        means = {"train_centred_cosine": gain}
-        for example in self.val:
-            figures = compare(self.backbone, self.head, self.stats, example, self.cache, self.target, max(gain, 0.0))
-            for name, value in figures.items():
-                means[name] = means.get(name, 0.0) + value / len(self.val)
-        return means
+        gain = self._compared(seen)["centred_cosine"]
+        return {"train_centred_cosine": gain, **self._compared(self.val, max(gain, 0.0))}
+
+    def _compared(self, examples: Sequence[Example], gain: float = 1.0) -> dict[str, float]:
+        """Means of :func:`compare` over the frames that can be used."""
+        figures = []
+        for example in examples:
+            try:
+                figures.append(
+                    compare(self.backbone, self.head, self.stats, example, self.cache, self.target, gain)
+                )  # fmt: skip
+            except DataError as error:
+                self.bad.add([BadFrame(example.name, str(error))])
+        if not figures:
+            raise self.bad.error()
+        return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}

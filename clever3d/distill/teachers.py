@@ -177,13 +177,22 @@ def sample_grid(grid: Tensor, pixels: Tensor | np.ndarray[Any, Any], image_size:
     uv = torch.as_tensor(pixels)
     if uv.ndim != 2 or uv.shape[1] != 2:
         raise InputError(f"pixels must be [M, 2] (u, v), not {list(uv.shape)}")
-    uv = uv.to(grid.device, torch.float64)
+    channels, h, w = grid.shape
+    if not len(uv):
+        return grid.new_zeros((0, channels), dtype=torch.float32)
+    size = torch.tensor([w, h], dtype=torch.float64, device=grid.device)
     span = torch.tensor(image_size, dtype=torch.float64, device=grid.device)  # (W, H)
-    normalised = (2 * (uv + 0.5) / span - 1).float()  # -1 and 1 are the image's outer edges
-    sampled = F.grid_sample(
-        grid.float()[None], normalised[None, None], mode="bilinear", padding_mode="border", align_corners=False
-    )  # [1, C, 1, M]
-    return sampled[0, :, 0].T.contiguous()
+    at = (uv.to(grid.device, torch.float64) + 0.5) * size / span - 0.5  # [M, 2] in patches, 0 at the first one's centre
+    at = torch.minimum(at.clamp(min=0), size - 1)
+    low = at.floor()
+    high = torch.minimum(low + 1, size - 1).long()
+    (fx, fy), (x0, y0), (x1, y1) = (at - low).float().T, low.long().T, high.T
+    corners = torch.stack([y0 * w + x0, y0 * w + x1, y1 * w + x0, y1 * w + x1], dim=1)  # [M, 4] rows of the table
+    shares = torch.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], dim=1)  # [M, 4]
+    table = grid.float().flatten(1).T.contiguous()  # [h * w, C]
+    # One pass over rows of C numbers that lie together: several times faster than grid_sample, which walks the
+    # channels' planes, and sums in one order whatever the number of threads.
+    return F.embedding_bag(corners, table, per_sample_weights=shares, mode="sum")
 
 
 def _create_vit(model: str, *, pretrained: bool) -> nn.Module:

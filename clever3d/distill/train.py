@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,7 +20,8 @@ from tqdm import tqdm
 
 from clever3d._version import __version__
 from clever3d.backbones import ARCHITECTURES, create_backbone
-from clever3d.datasets import open_dataset
+from clever3d.datasets import Dataset, open_dataset
+from clever3d.datasets.loading import BadFrame, BadFrames
 from clever3d.distill.config import TrainConfig
 from clever3d.distill.feature_cache import FeatureCache
 from clever3d.distill.head import projection_head
@@ -36,15 +37,18 @@ from clever3d.zoo import save_checkpoint
 logger = logging.getLogger(__name__)
 
 
-def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example]]:
-    """Training and validation frames; a frame that is excluded is in neither.
+def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example], BadFrames]:
+    """Training and validation frames; a frame that is excluded is in neither. The third are those without a usable
+    calibration, in a count that the run goes on with.
 
     Raises:
         InputError: no data sets, or a pattern that matches no frame; DataError: nothing left to train on.
     """
     if not config.data.sets:
         raise InputError("no data: give at least one data set, e.g. --data.sets kitti:/data/kitti")
-    examples = [Example(frame, n) for n, spec in enumerate(config.data.sets) for frame in open_dataset(spec)]
+    sets = [open_dataset(spec) for spec in config.data.sets]
+    bad = BadFrames(sum(map(len, sets)), config.data.max_bad)
+    examples = [example for number, data in enumerate(sets) for example in _examples(data, number, bad)]
     unused = {*config.data.val, *config.data.exclude}
     train: list[Example] = []
     val: list[Example] = []
@@ -59,14 +63,27 @@ def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example]]:
         raise InputError(f"patterns {sorted(unused)} match no frame; frames are named like {name!r}")
     if not train:
         raise DataError(f"no frames to train on: {len(examples)} found, {len(val)} of them kept for validation")
-    return train, val
+    return train, val, bad
 
 
-def fill_cache(examples: Sequence[Example], cache: FeatureCache) -> None:
-    """Runs the teacher once over every image."""
-    images = [camera.image_path for example in examples for camera in example.frame.cameras]
-    for image in tqdm(images, desc="teacher", unit="image", disable=not sys.stderr.isatty()):
-        cache.get(image)
+def _examples(data: Dataset, number: int, bad: BadFrames) -> Iterator[Example]:
+    for index in range(len(data)):
+        try:
+            frame = data[index]
+        except DataError as error:  # its calibration cannot be used
+            bad.add([BadFrame(f"{data.name}/number {index}", str(error))])
+            continue
+        yield Example(frame, number)
+
+
+def fill_cache(examples: Sequence[Example], cache: FeatureCache, bad: BadFrames) -> None:
+    """Runs the teacher once over every image; a frame with an image that cannot be read is counted in ``bad``."""
+    images = [(example, camera.image_path) for example in examples for camera in example.frame.cameras]
+    for example, image in tqdm(images, desc="teacher", unit="image", disable=not sys.stderr.isatty()):
+        try:
+            cache.get(image)
+        except DataError as error:
+            bad.add([BadFrame(example.name, str(error))])
 
 
 def _check_folder(config: TrainConfig) -> None:
@@ -101,7 +118,7 @@ def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[s
     values = _plain(config)
     loop = {k: v for k, v in values["loop"].items() if k != "steps" and not k.endswith("_every")}
     student = {**values["student"], "loop": loop, "augment": values["augment"]}
-    data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "below", "balance")}
+    data = {k: values["data"][k] for k in ("scene_power", "batch", "pairs", "below", "balance", "cameras", "occlusion")}
     return {
         "teacher": teacher.fingerprint,
         "target": config.target,
@@ -147,12 +164,12 @@ def train(config: TrainConfig) -> bool:
     if config.threads:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
-    frames, val = split_frames(config)
+    frames, val, bad = split_frames(config)
     options = config.teacher
     teacher = Teacher.create(options.model, options.weights, options.layer, options.tokens, options.size, device=device)
     cache = FeatureCache(options.cache, teacher)
     logger.info("%d training frames, %d validation frames, teacher %s", len(frames), len(val), options.model)
-    fill_cache([*frames, *val], cache)
+    fill_cache([*frames, *val], cache, bad)
 
     torch.manual_seed(config.seed)
     spec = InputSpec(
@@ -175,6 +192,7 @@ def train(config: TrainConfig) -> bool:
         augment=config.augment,
         target=config.target,
         seed=config.seed,
+        bad=bad,
     )
     config.out.mkdir(parents=True, exist_ok=True)
     options_path, options_text = config.out / "config.json", json.dumps(_plain(config), indent=2) + "\n"
