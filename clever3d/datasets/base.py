@@ -85,7 +85,8 @@ class Frame:
     def accumulated(self) -> PointCloud:
         """The points of this scan, then those of `sweeps` moved into its axes, with `time` [N] (seconds, <= 0).
 
-        Points within NEAR of the vehicle, and those not finite, are left out of the earlier sweeps. Labels belong to the first rows only.
+        Points within NEAR of the vehicle, and those not finite, are left out of the earlier sweeps. Labels belong to
+        the first rows only.
         """
         own = self.points()
         clouds, times = [own], [np.zeros(len(own.xyz), dtype=np.float32)]
