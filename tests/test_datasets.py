@@ -1,4 +1,4 @@
-"""What all data sets share: names and options, laziness, pickling, sweeps; and nuScenes."""
+"""What all data sets share: names and options, laziness, pickling, sweeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from clever3d.datasets.geometry import rigid
 from clever3d.errors import DataError, InputError, UnknownNameError
 from clever3d.io import PointCloud
 
-Rows = list[dict[str, Any]]
-
 # ---------------------------------------------------------------- tiny data sets with round numbers
 
 
@@ -32,10 +29,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "rellis3d": write_rellis,
 }
 
-# ---------------------------------------------------------------- closed forms
-
-
-# ---------------------------------------------------------------- frames, scenes, order
+# ---------------------------------------------------------------- frames, order
 
 
 def test_opening_reads_neither_points_nor_images(tmp_path: Path) -> None:
@@ -199,6 +193,3 @@ def test_a_scan_that_vanished_is_named(tmp_path: Path) -> None:
     frame.points_path.unlink()
     with pytest.raises(DataError, match=r"early does not exist; .*incomplete"):
         frame.points()
-
-
-# ---------------------------------------------------------------- real scans

@@ -45,14 +45,21 @@ def quaternion_to_rotation(quaternion: ArrayLike, where: str) -> Matrix:
     norm = np.linalg.norm(q)
     if norm < 1e-6:
         raise DataError(f"{where}: the quaternion {q.tolist()} is zero, so it is no rotation; give (w, x, y, z)")
-    w, x, y, z = q / norm
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
+    return unit_quaternions_to_rotations(q / norm)
+
+
+def unit_quaternions_to_rotations(quaternions: Matrix) -> Matrix:
+    """The rotations [..., 3, 3] of quaternions [..., 4] (w, x, y, z) of length one, which is not checked.
+
+    Source: the Euler-Rodrigues formula.
+    """
+    w, x, y, z = np.moveaxis(quaternions, -1, 0)
+    rows = [
+        1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),
+        2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x),
+        2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y),
+    ]  # fmt: skip
+    return np.stack(rows, axis=-1).reshape(*quaternions.shape[:-1], 3, 3)
 
 
 def rotation_to_quaternion(rotation: Matrix) -> Matrix:

@@ -1,50 +1,32 @@
-"""nuScenes key frames from the JSON tables: LIDAR_TOP and the six cameras.
+"""nuScenes key frames: LIDAR_TOP, the six cameras, earlier sweeps, lidarseg labels and boxes.
 
-Source of the transforms: the nuScenes schema. A point goes
+Source of the transforms: nuscenes-devkit, docs/schema_nuscenes.md. A point goes
 lidar -> ego (lidar time) -> global -> ego (camera time) -> camera.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from clever3d.datasets.base import Dataset, Frame, require_folder
+from clever3d.datasets.base import Dataset, Frame, Sweep, names, require_folder, wanted_cameras
 from clever3d.datasets.camera import Camera
-from clever3d.datasets.geometry import Matrix, rigid
-from clever3d.errors import DataError
+from clever3d.datasets.geometry import Matrix, inverse, rigid
+from clever3d.datasets.nuscenes_boxes import has_boxes, read_boxes
+from clever3d.datasets.nuscenes_index import CAMERAS, CHANNELS, LIDAR, Index, open_index
+from clever3d.datasets.nuscenes_labels import read_lidarseg, spec_of_tables
+from clever3d.datasets.nuscenes_splits import scenes_of
+from clever3d.datasets.nuscenes_tables import transforms
+from clever3d.errors import DataError, InputError
 from clever3d.io import PointCloud, read_bin
 
-_T = TypeVar("_T")
-
-LIDAR = "LIDAR_TOP"
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_BACK_RIGHT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_FRONT_LEFT")
+__all__ = ["CAMERAS", "FLU_TO_LIDAR", "LIDAR", "NuScenes", "read_nuscenes_points"]
 
 # LIDAR_TOP's axes are x right, y forward, z up: lidar = FLU_TO_LIDAR @ flu
 FLU_TO_LIDAR = rigid(np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]), np.zeros(3))
-
-
-@dataclass(frozen=True, eq=False)
-class _Mount:
-    """How a sensor sits on the vehicle."""
-
-    channel: str
-    sensor_to_ego: Matrix  # [4, 4]
-    intrinsics: Matrix  # [3, 3]; zeros where the sensor is no camera
-
-
-@dataclass(frozen=True, eq=False)
-class _SensorData:
-    """One `sample_data` row with its tables joined: the file, the sensor, and where the vehicle was."""
-
-    path: Path
-    mount: _Mount
-    ego_to_global: Matrix  # [4, 4], at this sensor's own timestamp
 
 
 class NuScenes(Dataset):
@@ -52,32 +34,87 @@ class NuScenes(Dataset):
 
     root: the folder that holds `samples` and the tables' folder `v1.0-*`.
     version: the tables' folder, needed only if there are several.
+    split: train, val, test, mini_train, mini_val, train_detect, train_track; SLidR's parametrizing and verifying; or a
+    split of one's own in `v1.0-*/splits.json`. None: all scenes. Scenes that the tables do not have are passed over.
+    every: of the split's scenes, in the order of their table, only the `every`-th, the 2 `every`-th, ...: 100 with
+    `train` is the 1 % of SLidR and of those who follow it; 20, 10 and 4 are 5, 10 and 25 % by the same rule.
+    cameras: these channels, in this order; None: all six; () for a copy without images.
+    sweeps: how many earlier sweeps of LIDAR_TOP (20 Hz, key frames among them) `Frame.sweeps` links; fewer at the
+    beginning of a scene.
 
+    Labels are nuScenes-lidarseg's, where its table is there. Boxes are those of all 23 categories; the first ones that
+    are asked for take the time to read their table. Timestamps are LIDAR_TOP's and the cameras' own.
     No point is dropped: the few on the ego vehicle and at the origin are there as recorded.
-    Raises DataError if a table is missing, is no JSON or points to a row that does not exist.
+    What is read from the tables is kept in the user's cache folder (see `index_cache`), so that the next time is quick.
+
+    Raises DataError if a table is missing, is no JSON, lacks a column, or points to a row that does not exist, if no
+    scene of the split is there, or a sample lacks a key frame; InputError for an unknown split.
     """
 
     name = "nuscenes"
     LAYOUT = "nuScenes needs a folder with samples/ and v1.0-*/ in it"
-    OPTIONS: ClassVar = {"version": str}
+    OPTIONS: ClassVar = {"version": str, "split": str, "every": int, "cameras": names, "sweeps": int}
 
-    def __init__(self, root: Path | str, *, version: str | None = None) -> None:
-        root = require_folder(Path(root).expanduser(), self.LAYOUT)
-        tables = _tables_folder(root, version)
-        scenes = _index(tables, "scene")
-        order = {token: position for position, token in enumerate(scenes)}
-        samples = _table(tables, "sample")
-        for sample in samples:
-            _row(scenes, "scene", sample["scene_token"], tables)
-        sensor_data = _key_frame_data(root, tables)
-        self._samples: list[tuple[str, str, dict[str, _SensorData]]] = []  # token, scene, channel -> data
-        for sample in sorted(samples, key=lambda sample: (order[sample["scene_token"]], sample["timestamp"])):
-            data = sensor_data.get(sample["token"], {})
-            missing = ", ".join(channel for channel in (LIDAR, *CAMERAS) if channel not in data)
-            if missing:
-                table = tables / "sample_data.json"
-                raise DataError(f"{table}: no key frame of {missing} for sample {sample['token']}; unpack it again")
-            self._samples.append((sample["token"], scenes[sample["scene_token"]]["name"], data))
+    def __init__(
+        self,
+        root: Path | str,
+        *,
+        version: str | None = None,
+        split: str | None = None,
+        every: int = 1,
+        cameras: tuple[str, ...] | None = None,
+        sweeps: int = 0,
+    ) -> None:
+        self.root = require_folder(Path(root).expanduser(), self.LAYOUT)
+        self.tables = _tables_folder(self.root, version)
+        if sweeps < 0:
+            raise InputError(f"sweeps={sweeps}: give how many earlier sweeps to link, 0 or more")
+        self._sweeps = sweeps
+        wanted = wanted_cameras(cameras, CAMERAS, str(self.root))
+        self._channels = np.array([0, *(CHANNELS.index(camera) for camera in wanted)])
+        index = open_index(self.tables)
+        self._load(index)
+        present = [name.decode() for name in index.arrays["scene_names"].tolist()]
+        chosen = scenes_of(split, every, present, self.tables)
+        self._samples = np.flatnonzero(np.isin(self._arrays["scenes"], chosen))  # [frames] numbers in the index
+        self._scene_names = present
+        self._require_key_frames()
+        self._has_boxes = has_boxes(self.tables)
+        labelled = bool((self._arrays["label_files"][self._samples] != b"").any())
+        self.label_spec = spec_of_tables(self.tables) if labelled else None
+
+    def _load(self, index: Index) -> None:
+        """Takes the arrays that frames need out of the index."""
+        wanted = ["tokens", "scenes", "files", "times", "image_sizes", "poses", "mounts", "intrinsics", "label_files"]
+        if self._sweeps:
+            wanted += ["sweeps", "sweep_files", "sweep_times", "sweep_poses", "sweep_mounts", "sweep_before"]
+        self._key, self._stored = index.key, index.arrays.path is not None
+        self._arrays = {name: index.arrays[name] for name in wanted}
+        self._mount_poses = transforms(index.arrays["mount_poses"])  # [M, 4, 4] sensor to ego
+
+    def _require_key_frames(self) -> None:
+        files = self._arrays["files"][self._samples][:, self._channels]  # [frames, channels]
+        for row, sample in enumerate(self._samples):
+            if not files[row].all():
+                missing = ", ".join(CHANNELS[i] for i, file in zip(self._channels, files[row], strict=True) if not file)
+                token = self._arrays["tokens"][sample].decode()
+                table = self.tables / "sample_data.json"
+                raise DataError(f"{table}: no key frame of {missing} for sample {token}; unpack it again")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the arrays where the cache has them: what a worker process gets is small."""
+        state = self.__dict__.copy()
+        if self._stored:
+            del state["_arrays"], state["_mount_poses"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "_arrays" not in state:
+            index = open_index(self.tables)
+            if index.key != self._key:
+                raise DataError(f"{self.tables}: the tables have changed since the data set was opened; open it again")
+            self._load(index)
 
     @classmethod
     def looks_like(cls, root: Path) -> bool:
@@ -86,10 +123,61 @@ class NuScenes(Dataset):
     def __len__(self) -> int:
         return len(self._samples)
 
+    def ids(self) -> list[str]:
+        return [token.decode() for token in self._arrays["tokens"][self._samples].tolist()]
+
     def __getitem__(self, index: int) -> Frame:
-        token, scene, data = self._samples[index]
-        cameras = tuple(_camera(channel, data[channel], data[LIDAR]) for channel in CAMERAS)
-        return Frame(token, scene, cameras, data[LIDAR].path, self.name, read_nuscenes_points)
+        sample, arrays = int(self._samples[index]), self._arrays
+        files = [self.root / file.decode() for file in arrays["files"][sample, self._channels].tolist()]
+        times = (arrays["times"][sample, self._channels] * 1e-6).tolist()
+        mounts = arrays["mounts"][sample, self._channels]
+        to_world = transforms(arrays["poses"][sample, self._channels]) @ self._mount_poses[mounts]  # [channels, 4, 4]
+        points_to_world = to_world[0] @ FLU_TO_LIDAR
+        cameras = tuple(
+            Camera(
+                name=CHANNELS[channel],
+                image_path=files[i],
+                intrinsics=arrays["intrinsics"][mounts[i]],
+                points_to_camera=inverse(to_world[i]) @ points_to_world,
+                image_size=_image_size(*arrays["image_sizes"][sample, channel].tolist()),
+                timestamp=times[i],
+            )
+            for i, channel in enumerate(self._channels.tolist())
+            if i
+        )
+        labels, spec = arrays["label_files"][sample].decode(), self.label_spec
+        return Frame(
+            id=arrays["tokens"][sample].decode(),
+            scene=self._scene_names[arrays["scenes"][sample]],
+            cameras=cameras,
+            points_path=files[0],
+            dataset=self.name,
+            read=read_nuscenes_points,
+            timestamp=times[0],
+            points_to_world=points_to_world,
+            read_labels=partial(read_lidarseg, self.root / labels, files[0], spec) if labels and spec else None,
+            read_boxes=partial(read_boxes, self.tables, self._key, sample, inverse(points_to_world))
+            if self._has_boxes
+            else None,
+            sweeps=self._earlier(sample, inverse(points_to_world)) if self._sweeps else (),
+        )
+
+    def _earlier(self, sample: int, world_to_points: Matrix) -> tuple[Sweep, ...]:
+        """The sweeps before the sample's own, the latest first."""
+        arrays = self._arrays
+        own = int(arrays["sweeps"][sample])
+        earlier: list[int] = []
+        number = int(arrays["sweep_before"][own])
+        while number >= 0 and len(earlier) < self._sweeps:
+            earlier.append(number)
+            number = int(arrays["sweep_before"][number])
+        if not earlier:
+            return ()
+        mounts = self._mount_poses[arrays["sweep_mounts"][earlier]]
+        to_points = world_to_points @ transforms(arrays["sweep_poses"][earlier]) @ mounts @ FLU_TO_LIDAR  # [n, 4, 4]
+        seconds = (arrays["sweep_times"][earlier] - arrays["sweep_times"][own]) * 1e-6
+        files = [self.root / arrays["sweep_files"][number].decode() for number in earlier]
+        return tuple(map(Sweep, files, to_points, seconds.tolist()))
 
 
 def read_nuscenes_points(path: Path) -> PointCloud:
@@ -103,11 +191,8 @@ def read_nuscenes_points(path: Path) -> PointCloud:
     )
 
 
-def _camera(channel: str, camera: _SensorData, lidar: _SensorData) -> Camera:
-    lidar_to_global = lidar.ego_to_global @ lidar.mount.sensor_to_ego
-    camera_to_global = camera.ego_to_global @ camera.mount.sensor_to_ego
-    to_camera = np.linalg.inv(camera_to_global) @ lidar_to_global @ FLU_TO_LIDAR
-    return Camera(channel, camera.path, camera.mount.intrinsics, to_camera)
+def _image_size(width: int, height: int) -> tuple[int, int] | None:
+    return (width, height) if width > 0 and height > 0 else None
 
 
 def _tables_folder(root: Path, version: str | None) -> Path:
@@ -120,104 +205,3 @@ def _tables_folder(root: Path, version: str | None) -> Path:
     elif version not in found:
         raise DataError(f"{root / version} is no folder; there is {', '.join(found) or 'no v1.0-* folder'}")
     return root / version
-
-
-def _key_frame_data(root: Path, tables: Path) -> dict[str, dict[str, _SensorData]]:
-    """sample token -> channel -> data, for the channels used here."""
-    mounts = _mounts(tables)
-    # Before the poses are read: both tables have millions of rows, and only the key frames' few are kept.
-    rows = [row for row in _table(tables, "sample_data") if row["is_key_frame"]]
-    poses = _index(tables, "ego_pose")
-    joined: dict[str, dict[str, _SensorData]] = {}
-    for row in rows:
-        mount = _row(mounts, "calibrated_sensor", row["calibrated_sensor_token"], tables)
-        if mount.channel == LIDAR or mount.channel in CAMERAS:
-            pose = _row(poses, "ego_pose", row["ego_pose_token"], tables)
-            joined.setdefault(row["sample_token"], {})[mount.channel] = _SensorData(
-                path=root / row["filename"], mount=mount, ego_to_global=_pose(pose, tables / "ego_pose.json")
-            )
-    return joined
-
-
-def _mounts(tables: Path) -> dict[str, _Mount]:
-    """calibrated_sensor token -> mount."""
-    path = tables / "calibrated_sensor.json"
-    sensors = _index(tables, "sensor")
-    mounts: dict[str, _Mount] = {}
-    for row in _table(tables, "calibrated_sensor"):
-        channel = _row(sensors, "sensor", row["sensor_token"], tables)["channel"]
-        intrinsics = _numbers(row, "camera_intrinsic", (3, 3), path) if channel in CAMERAS else np.zeros((3, 3))
-        mounts[row["token"]] = _Mount(channel, _pose(row, path), intrinsics)
-    return mounts
-
-
-def _numbers(row: Mapping[str, Any], column: str, shape: tuple[int, ...], path: Path) -> Matrix:
-    try:
-        numbers = np.array(row[column], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{path}: {column} of row {row['token']} is {row[column]!r}; unpack the tables again"
-        ) from error
-    if numbers.shape != shape or not np.isfinite(numbers).all():
-        raise DataError(
-            f"{path}: {column} of row {row['token']} is not {shape} finite numbers; unpack the tables again"
-        )
-    return numbers
-
-
-def _pose(row: Mapping[str, Any], path: Path) -> Matrix:
-    """[4, 4] of a row's `rotation` (quaternion w, x, y, z) and `translation` (metres)."""
-    quaternion = _numbers(row, "rotation", (4,), path)
-    if not quaternion.any():
-        raise DataError(f"{path}: rotation of row {row['token']} is zero; unpack the tables again")
-    return rigid(_rotation(quaternion), _numbers(row, "translation", (3,), path))
-
-
-def _rotation(quaternion: Matrix) -> Matrix:
-    """[3, 3] of a quaternion (w, x, y, z), normalised first."""
-    w, x, y, z = quaternion / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-_COLUMNS = {
-    "scene": ("token", "name"),
-    "sample": ("token", "scene_token", "timestamp"),
-    "sensor": ("token", "channel"),
-    "calibrated_sensor": ("token", "sensor_token", "translation", "rotation", "camera_intrinsic"),
-    "ego_pose": ("token", "translation", "rotation"),
-    "sample_data": ("sample_token", "ego_pose_token", "calibrated_sensor_token", "is_key_frame", "filename"),
-}
-
-
-def _table(tables: Path, name: str) -> Sequence[Mapping[str, Any]]:
-    path = tables / f"{name}.json"
-    try:
-        rows = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); unpack nuScenes' metadata there") from error
-    except ValueError as error:  # broken JSON, or no UTF-8
-        raise DataError(f"{path} is no valid JSON ({error}); unpack it again") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DataError(f"{path} is not a list of rows; unpack it again")
-    for row in rows:
-        missing = [column for column in _COLUMNS[name] if column not in row]
-        if missing:
-            raise DataError(f"{path}: a row has no {', '.join(missing)}; use the tables of nuScenes v1.0")
-    return rows
-
-
-def _index(tables: Path, name: str) -> dict[str, Mapping[str, Any]]:
-    return {row["token"]: row for row in _table(tables, name)}
-
-
-def _row(index: Mapping[str, _T], name: str, token: str, tables: Path) -> _T:
-    if token not in index:
-        path = tables / f"{name}.json"
-        raise DataError(f"{path} has no row {token!r}, which another table names; use tables of one version")
-    return index[token]
