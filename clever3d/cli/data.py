@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from clever3d._cache import cache_folder
 from clever3d.cli.extract import say_progress
 from clever3d.errors import Clever3dError, DataError
 
@@ -193,8 +194,7 @@ def _state(dataset: Dataset, spec: str, resume: bool, path: Path | None) -> Stat
     root = split_spec(spec)[1].resolve()
     if path is not None:
         return State(path, dataset.name, root)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get("CLEVER3D_CACHE") or Path(home) / "clever3d") / "data-check"
+    cache = cache_folder() / "data-check"
     name = f"{dataset.name}-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}.jsonl"
     try:
         cache.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from clever3d._cache import cache_folder
 from clever3d.errors import DataError
 from clever3d.io import atomic_path
 
@@ -117,14 +117,12 @@ def cached_arrays(name: str, folder: Path, key: str, make: Callable[[], dict[str
 
 
 def _cache_file(name: str, folder: Path) -> Path | None:
-    root = os.environ.get("CLEVER3D_CACHE")
     try:
-        if not root:
-            root = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clever3d")
+        root = cache_folder()
     except RuntimeError:  # no home
         return None
     digest = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-    return Path(root) / "index" / f"{name}-{digest}.safetensors"
+    return root / "index" / f"{name}-{digest}.safetensors"
 
 
 def _stored(path: Path, key: str) -> StoredArrays | None:

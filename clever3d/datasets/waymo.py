@@ -19,7 +19,7 @@ from clever3d.datasets.base import Dataset, Frame, Sweep, names, require_folder,
 from clever3d.datasets.boxes import Boxes
 from clever3d.datasets.geometry import Matrix, inverse, rigid, rotation_about_z
 from clever3d.datasets.labels import PointLabels
-from clever3d.datasets.waymo_images import cache_folder
+from clever3d.datasets.waymo_images import image_folder
 from clever3d.datasets.waymo_labels import BOX_TYPES, WAYMO
 from clever3d.datasets.waymo_range_image import Laser, to_vehicle
 from clever3d.datasets.waymo_segment import CAMERAS, TIME, Segment
@@ -79,7 +79,7 @@ class Waymo(Dataset):
             raise InputError(f"sweeps={sweeps}: give the number of earlier sweeps, 0 or more")
         self._cameras = wanted_cameras(cameras, CAMERAS.values(), str(root))
         self._sweeps = sweeps
-        cache = cache_folder() if images is None else Path(images).expanduser()
+        cache = image_folder() if images is None else Path(images).expanduser()
         self._segments = [Segment(folder, name, cache) for folder, name in _segments(root, split, self.LAYOUT)]
         self._frames = [
             (n, position) for n, segment in enumerate(self._segments) for position in range(len(segment.times))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from clever3d._cache import cache_folder
 from clever3d.datasets.arrow import cell, open_parquet, parquet_batches, row_group
 from clever3d.errors import DataError
 from clever3d.io import atomic_path
@@ -15,12 +15,9 @@ from clever3d.io import atomic_path
 IMAGE = "[CameraImageComponent].image"
 
 
-def cache_folder() -> Path:
+def image_folder() -> Path:
     """Where images go unless the caller says: `CLEVER3D_CACHE`, else the user's cache folder, and `waymo` in it."""
-    folder = os.environ.get("CLEVER3D_CACHE")
-    if not folder:
-        folder = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clever3d")
-    return Path(folder) / "waymo"
+    return cache_folder() / "waymo"
 
 
 def segment_folder(cache: Path, table: Path) -> Path:

@@ -24,6 +24,8 @@ from typing import TypeVar
 
 import torch
 
+from clever3d._cache import cache_folder
+
 log = logging.getLogger("clever3d")
 
 _TUNE = "CLEVER3D_TUNE"
@@ -166,11 +168,8 @@ def cache_file() -> Path:
     """Where tuned configurations of this GPU are kept: ``CLEVER3D_CACHE``, else the user's cache folder."""
     import triton
 
-    folder = os.environ.get("CLEVER3D_CACHE")
-    if not folder:
-        folder = str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "clever3d")
     gpu = re.sub(r"\W+", "-", torch.cuda.get_device_name()) if torch.cuda.is_available() else "none"
-    return Path(folder) / f"triton-{triton.__version__}-{gpu}.json"
+    return cache_folder() / f"triton-{triton.__version__}-{gpu}.json"
 
 
 def _load_known() -> None:
