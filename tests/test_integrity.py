@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -635,13 +636,13 @@ def test_resume_goes_on_with_the_last_check(tmp_path: Path) -> None:
         ("{}/empty", "cannot tell which data set"),
         ("kiti:{}/empty", "did you mean 'kitti'"),
         ("kitti:{}/set#scenes=3", "did you mean 'scene'"),
-        ("kitti:{}/broken", "000004.png is missing"),
+        ("kitti:{}/broken", "calib does not exist"),
     ],
 )
 def test_what_cannot_be_opened_is_said_and_is_status_2(tmp_path: Path, spec: str, words: str) -> None:
     (tmp_path / "empty").mkdir()
     write_kitti(tmp_path / "set")
-    (write_kitti(tmp_path / "broken") / "training" / "image_2" / "000004.png").unlink()
+    shutil.rmtree(write_kitti(tmp_path / "broken") / "training" / "calib")
     report = tmp_path / "report.json"
     status, text = command("check", spec.format(tmp_path), "--json", report)
     assert status == 2
