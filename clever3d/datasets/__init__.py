@@ -46,6 +46,7 @@ __all__ = [
 
 #: By the name in `NAME:PATH`. A plain path is that of the first whose layout its folders have.
 DATASETS: dict[str, type[Dataset]] = {
+    "rig": Rig,  # first: a rig.yaml is explicit, and its folders may resemble another layout's
     "nuscenes": NuScenes,
     "kitti_raw": KittiRaw,
     "semantickitti": SemanticKitti,
@@ -54,7 +55,6 @@ DATASETS: dict[str, type[Dataset]] = {
     "rellis3d": Rellis3D,
     "pandaset": PandaSet,
     "waymo": Waymo,
-    "rig": Rig,
 }
 
 
