@@ -102,7 +102,7 @@ def colour_features(grid: tuple[int, int], height: bool) -> Features:
     """Mean and standard deviation of the RGB of each patch, with its height in the image (v and v^2) or without."""
 
     def features(image: NDArray[np.uint8]) -> Tensor:
-        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 255
+        pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None] / 255
         mean = torch.nn.functional.adaptive_avg_pool2d(pixels, grid)[0]
         square = torch.nn.functional.adaptive_avg_pool2d(pixels**2, grid)[0]
         columns = [mean, (square - mean**2).clamp(min=0).sqrt()]
