@@ -191,11 +191,12 @@ def loaded(frames: list[Frame], cache: FeatureCache, batch: int, workers: int, l
     seconds, used, pairs = [], [], 0.0
     for epoch in range(4):
         start, busy = time.perf_counter(), time.process_time()
-        batches = list(loader.epoch(epoch)) if workers == 0 else [one.to("cpu") for one in loader.epoch(epoch)]
-        seen = sum(map(len, batches))
+        seen = paired = 0
+        for one in loader.epoch(epoch):  # not kept: a step uses a batch and lets it go
+            seen, paired = seen + len(one), paired + sum(one.pair_counts)
         seconds.append((time.perf_counter() - start) / seen)
         used.append((time.process_time() - busy) / seen)
-        pairs = sum(sum(one.pair_counts) for one in batches) / seen
+        pairs = paired / seen
     best = min(seconds[1:])
     processes = max(workers, 1)
     figures = {

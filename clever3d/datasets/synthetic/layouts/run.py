@@ -27,7 +27,7 @@ from clever3d.errors import Clever3dError, DataError, InputError
 World: TypeAlias = Callable[[Scene], Iterable[WorldFrame]]
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: Packages whose versions the bytes may depend on.
-_PACKAGES = ("numpy", "pillow", "embreex", "trimesh")
+_PACKAGES = ("numpy", "pillow", "embreex")
 
 
 @dataclass(frozen=True)
