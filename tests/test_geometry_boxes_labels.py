@@ -23,7 +23,11 @@ from clever3d.errors import DataError, InputError
 HALF = 0.5**0.5
 QUARTER = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # about z: x to y
 
-quaternions = st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q: float(np.linalg.norm(q)) > 0.1)
+quaternions = (
+    st.lists(st.floats(-1, 1), min_size=4, max_size=4)
+    .filter(lambda q: float(np.linalg.norm(q)) > 0.1)
+    .map(lambda q: (np.array(q) / np.linalg.norm(q)).tolist())
+)
 
 # ---------------------------------------------------------------- quaternions
 
@@ -35,10 +39,12 @@ quaternions = st.lists(st.floats(-1, 1), min_size=4, max_size=4).filter(lambda q
         ((HALF, 0, 0, HALF), QUARTER),
         ((HALF, HALF, 0, 0), [[1, 0, 0], [0, 0, -1], [0, 1, 0]]),
         ((0.5, -0.5, 0.5, -0.5), [[0, 0, 1], [-1, 0, 0], [0, -1, 0]]),  # from camera axes to FLU
-        ((0, 0, 0, 2), np.diag([-1, -1, 1])),
+        ((0, 0, 0, 1.004), np.diag([-1, -1, 1])),  # three digits
     ],
 )
-def test_quaternions_are_w_x_y_z_and_are_normalised(quaternion: tuple[float, ...], rotation: object) -> None:
+def test_quaternions_are_w_x_y_z_and_rounding_is_normalised_away(
+    quaternion: tuple[float, ...], rotation: object
+) -> None:
     np.testing.assert_allclose(quaternion_to_rotation(quaternion, "here"), rotation, atol=1e-15)
 
 
@@ -62,7 +68,10 @@ def test_the_quaternion_of_a_rotation_gives_it_back(q: list[float]) -> None:
     np.testing.assert_allclose(quaternion_to_rotation(again, "here"), rotation, atol=1e-9)
 
 
-@pytest.mark.parametrize("quaternion", [(0, 0, 0, 0), (1, 0, 0), (1, 0, 0, float("nan")), ("a", 0, 0, 1), None])
+@pytest.mark.parametrize(
+    "quaternion",
+    [(0, 0, 0, 0), (0.5, -0.5, 0.5, -0.05), (0, 0, 0, 2), (1, 0, 0), (1, 0, 0, float("nan")), ("a", 0, 0, 1), None],
+)
 def test_what_is_no_quaternion_is_named_with_its_place(quaternion: object) -> None:
     with pytest.raises(DataError, match=r"poses\.json: rotation"):
         quaternion_to_rotation(quaternion, "poses.json: rotation")  # type: ignore[arg-type]
@@ -114,10 +123,16 @@ def test_a_matrix_that_is_no_rotation_is_told_why(matrix: object, message: str) 
 
 
 def test_a_rotation_written_with_six_digits_is_one() -> None:
-    rounded = np.round(quaternion_to_rotation((0.3, -0.2, 0.7, 0.6), "here"), 6)
+    rounded = np.round(quaternion_to_rotation((0.303, -0.202, 0.707, 0.606), "here"), 6)
     np.testing.assert_array_equal(check_rotation(rounded.tolist(), "here"), rounded)
     with pytest.raises(DataError, match="not orthogonal"):
         check_rotation(np.round(rounded, 2), "here")
+
+
+def test_more_classes_than_a_byte_holds_are_refused() -> None:
+    names = {raw: f"class {raw}" for raw in range(256)}
+    with pytest.raises(InputError, match="256 classes.* at most 255"):
+        LabelSpec("mine", names, tuple(names.values()), {raw: raw for raw in names}, ((0, 0, 0),) * 256)
 
 
 def test_a_transform_with_another_last_row_is_told_why() -> None:

@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 
 from clever3d.errors import DataError, MissingExtraError
 
+#: What pyarrow raises on damaged files: ArrowInvalid is a ValueError, ArrowMemoryError (of a length field with a flipped
+#: bit) a MemoryError.
+UNREADABLE = (OSError, ValueError, MemoryError)
+
 
 def pyarrow_module(module: str, path: Path) -> Any:
     """`pyarrow.feather`, `pyarrow.parquet`, ...; MissingExtraError, which names `path`, where pyarrow is missing."""
@@ -33,7 +37,7 @@ def read_feather(path: Path, columns: Sequence[str], needed_for: str) -> dict[st
         table = feather.read_table(path, use_threads=False)  # workers of a loader are many already
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; {needed_for} it") from error
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+    except UNREADABLE as error:
         raise DataError(f"{path} is no readable Feather file (truncated?): {error}; download it again") from error
     return table_columns(table, columns, path)
 
@@ -68,7 +72,7 @@ def open_parquet(path: Path, columns: Sequence[str], needed_for: str) -> Any:
         file = parquet.ParquetFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path} does not exist; {needed_for} it") from error
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} is no readable Parquet file (truncated?): {error}; download it again") from error
     try:
         require_columns(file.schema_arrow.names, columns, path)
@@ -83,7 +87,7 @@ def read_parquet(path: Path, columns: Sequence[str], needed_for: str) -> Any:
     with open_parquet(path, columns, needed_for) as file:
         try:
             return file.read(columns=list(columns), use_threads=False)
-        except (OSError, ValueError) as error:
+        except UNREADABLE as error:
             raise DataError(f"{path} cannot be decoded (damaged?): {error}; download it again") from error
 
 
@@ -91,7 +95,7 @@ def parquet_batches(file: Any, group: int, columns: Sequence[str], path: Path) -
     """The rows of one row group in small batches, so that no more than a few are in memory. Raises DataError."""
     try:
         yield from file.iter_batches(batch_size=4, row_groups=[group], columns=list(columns), use_threads=False)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise DataError(f"{path} cannot be decoded (damaged?): {error}; download it again") from error
 
 
@@ -125,7 +129,9 @@ def cell(scalar: Any) -> Any:
     if not scalar.is_valid:
         return None
     values = getattr(scalar, "values", None)
-    return scalar.as_py() if values is None else values.to_numpy(zero_copy_only=False)
+    if not hasattr(values, "to_numpy"):  # no list; of a struct, `values` is a method
+        return scalar.as_py()
+    return values.to_numpy(zero_copy_only=False)
 
 
 def transforms(table: Any, column: str, path: Path) -> NDArray[np.float64]:

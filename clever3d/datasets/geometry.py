@@ -14,6 +14,8 @@ Matrix: TypeAlias = NDArray[np.float64]
 #: How far R R^T may be from the identity, and det R from 1. Calibrations are often written with 6 digits, which costs
 #: 1e-6; a wrong or a scaled matrix is off by far more (our choice).
 ROTATION_TOLERANCE = 1e-3
+#: How far the length of a quaternion may be from 1. Three digits cost 1e-3, a lost digit far more (our choice).
+QUATERNION_TOLERANCE = 1e-2
 
 
 def rigid(rotation: ArrayLike, translation: ArrayLike) -> Matrix:
@@ -37,14 +39,15 @@ def apply(transform: Matrix, xyz: NDArray[np.floating]) -> Matrix:
 
 
 def quaternion_to_rotation(quaternion: ArrayLike, where: str) -> Matrix:
-    """The rotation [3, 3] of a quaternion (w, x, y, z), which is normalised first.
+    """The rotation [3, 3] of a quaternion (w, x, y, z), whose rounding errors are normalised away.
 
-    Raises DataError, beginning with `where` (file and field), unless it is four finite numbers, not all zero.
+    Raises DataError, beginning with `where` (file and field), unless it is four finite numbers of length one.
     """
     q = _numbers(quaternion, (4,), where)
-    norm = np.linalg.norm(q)
-    if norm < 1e-6:
-        raise DataError(f"{where}: the quaternion {q.tolist()} is zero, so it is no rotation; give (w, x, y, z)")
+    norm = float(np.linalg.norm(q))
+    if abs(norm - 1) > QUATERNION_TOLERANCE:
+        wrong = "is zero" if norm < 1e-6 else f"has the length {norm:.4g}, not 1"
+        raise DataError(f"{where}: the quaternion {q.tolist()} {wrong}, so it is no rotation; give (w, x, y, z)")
     return unit_quaternions_to_rotations(q / norm)
 
 

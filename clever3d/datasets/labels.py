@@ -45,6 +45,8 @@ class LabelSpec:
     def __post_init__(self) -> None:
         if len(self.colors) != len(self.classes) or not set(self.to_class) <= set(self.raw_names):
             raise InputError(f"label spec {self.name}: one colour a class, and only known ids in to_class")
+        if len(self.classes) > IGNORE:  # classes are stored as bytes, of which IGNORE is taken
+            raise InputError(f"label spec {self.name}: {len(self.classes)} classes; there can be at most {IGNORE}")
         table = np.full(max(self.raw_names) + 1, -1, dtype=np.int64)
         for raw in self.raw_names:
             table[raw] = self.to_class.get(raw, IGNORE)

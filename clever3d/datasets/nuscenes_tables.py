@@ -15,7 +15,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from clever3d.datasets.geometry import Matrix, quaternion_to_rotation, unit_quaternions_to_rotations
+from clever3d.datasets.geometry import (
+    QUATERNION_TOLERANCE,
+    Matrix,
+    quaternion_to_rotation,
+    unit_quaternions_to_rotations,
+)
 from clever3d.errors import DataError
 
 # Bytes read at once. Measured from 16 KiB to 8 MiB: from 96 KiB on it takes twice as long, because memory for larger
@@ -86,7 +91,7 @@ class Rows:
         """Columns translation and rotation: x y z (metres) and a unit quaternion w x y z, [rows, 7]."""
         quaternions = self.numbers("rotation", (4,))
         lengths = np.linalg.norm(quaternions, axis=1)
-        for bad in np.flatnonzero(lengths < 1e-6).tolist():  # raises
+        for bad in np.flatnonzero(np.abs(lengths - 1) > QUATERNION_TOLERANCE).tolist():  # raises
             quaternion_to_rotation(quaternions[bad], f"{self.path}: rotation of row {self._name(bad)}")
         return np.hstack([self.numbers("translation", (3,)), quaternions / lengths[:, None]])
 

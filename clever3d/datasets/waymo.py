@@ -245,8 +245,8 @@ def _range_image(path: Path, row: int, field: str, channels: int) -> NDArray[Any
     """[H, W, channels] of the columns `field`.values and `field`.shape."""
     cells = read_parquet_row(path, row, (f"{field}.values", f"{field}.shape"), "the points need")
     values, shape = cells[f"{field}.values"], cells[f"{field}.shape"]
-    if values is None or shape is None:
-        raise DataError(f"{path}: {field} of row {row} is empty; download it again")
+    if not (isinstance(values, np.ndarray) and isinstance(shape, np.ndarray)):
+        raise DataError(f"{path}: {field} of row {row} is empty or no list of numbers; download it again")
     if len(shape) != 3 or shape[2] != channels or values.size != np.prod(shape):
         raise DataError(
             f"{path}: {field} of row {row} has {values.size} values for the shape {shape.tolist()}, which should end "
