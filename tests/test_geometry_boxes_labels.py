@@ -42,9 +42,7 @@ quaternions = (
         ((0, 0, 0, 1.004), np.diag([-1, -1, 1])),  # three digits
     ],
 )
-def test_quaternions_are_w_x_y_z_and_rounding_is_normalised_away(
-    quaternion: tuple[float, ...], rotation: object
-) -> None:
+def test_quaternions_are_w_x_y_z_and_rounding_is_mended(quaternion: tuple[float, ...], rotation: object) -> None:
     np.testing.assert_allclose(quaternion_to_rotation(quaternion, "here"), rotation, atol=1e-15)
 
 
@@ -131,7 +129,7 @@ def test_a_rotation_written_with_six_digits_is_one() -> None:
 
 def test_more_classes_than_a_byte_holds_are_refused() -> None:
     names = {raw: f"class {raw}" for raw in range(256)}
-    with pytest.raises(InputError, match="256 classes.* at most 255"):
+    with pytest.raises(InputError, match=r"256 classes.* at most 255"):
         LabelSpec("mine", names, tuple(names.values()), {raw: raw for raw in names}, ((0, 0, 0),) * 256)
 
 

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy_world
 
 import clever3d
+from clever3d.datasets.synthetic.layouts import LAYOUTS, make_plan, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -60,6 +62,9 @@ def test_python_code_of_the_readme_runs(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     scan = np.concatenate([generator.uniform(-20, 20, (3000, 3)), generator.random((3000, 1))], axis=1)
     scan.astype("<f4").tofile(tmp_path / "000000.bin")
+    write_dataset(
+        tmp_path / "town", make_plan("nuscenes", scenes=1, frames=2, seed=0), LAYOUTS["nuscenes"], toy_world.frames
+    )
     for block in blocks:
         (tmp_path / "block.py").write_text(block, encoding="utf-8")
         _run("block.py", cwd=tmp_path)

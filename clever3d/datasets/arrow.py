@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from clever3d.errors import DataError, MissingExtraError
 
-#: What pyarrow raises on damaged files: ArrowInvalid is a ValueError, ArrowMemoryError (of a length field with a flipped
-#: bit) a MemoryError.
+#: What pyarrow raises on damaged files: ArrowInvalid is a ValueError, ArrowMemoryError (a length with a flipped bit) a
+#: MemoryError.
 UNREADABLE = (OSError, ValueError, MemoryError)
 
 
@@ -128,7 +128,7 @@ def cell(scalar: Any) -> Any:
     """An Arrow scalar as a numpy array (of a list), a Python value, or None."""
     if not scalar.is_valid:
         return None
-    values = getattr(scalar, "values", None)
+    values: Any = getattr(scalar, "values", None)
     if not hasattr(values, "to_numpy"):  # no list; of a struct, `values` is a method
         return scalar.as_py()
     return values.to_numpy(zero_copy_only=False)
