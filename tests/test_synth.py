@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import json
@@ -24,7 +25,7 @@ from typer.testing import CliRunner
 from clever3d.cli import app
 from clever3d.datasets import open_dataset
 from clever3d.datasets.synthetic import layouts
-from clever3d.datasets.synthetic.layouts import LAYOUTS, Plan, Scene, embedded_world, make_plan, write_dataset
+from clever3d.datasets.synthetic.layouts import LAYOUTS, Plan, Scene, embedded_world, lock, make_plan, write_dataset
 from clever3d.datasets.synthetic.layouts.parts import Parts
 from clever3d.datasets.synthetic.truth import WorldFrame
 from clever3d.errors import DataError, InputError, UnknownNameError
@@ -75,7 +76,8 @@ if __name__ == "__main__":
     main()
 """
     script = root.with_name("command.py")
-    script.write_text(code)
+    if not script.exists():  # another run may be reading it
+        script.write_text(code)
     return subprocess.Popen(
         [sys.executable, str(script), "synth", "--out", str(root), "-n", "3", "-m", "2", *arguments],
         env={**os.environ, "TOY_WORLD_BEGUN": str(root.with_name("begun"))},
@@ -153,16 +155,97 @@ def test_interrupt_keeps_whole_scenes_and_nothing_else(
     assert tree(root) == unbroken["nuscenes"]
 
 
-def test_interrupt_before_anything_is_whole_leaves_no_folder(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_interrupt_before_anything_is_whole_leaves_no_folder(jobs: str, number: int, tmp_path: Path) -> None:
     root = tmp_path / "some/where/out"
     root.parent.parent.mkdir()
     (tmp_path / "some/where").mkdir()
-    process = in_own_process(root, "slow_frames", "--jobs", "2")
+    process = in_own_process(root, "slow_frames", "--jobs", jobs)
     wait_for((root.with_name("begun")).exists, "the first frame")
-    os.killpg(process.pid, signal.SIGINT)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        os.kill(process.pid, number)  # as a person or a job scheduler does: to the parent alone
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130 and "clever3d: interrupted" in output
-    assert not root.exists()
+    assert "no scene was whole yet, so nothing is kept; the same command begins again" in output
+    assert not root.exists() and [path.name for path in tmp_path.iterdir()] == ["some"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["--resume"]])
+def test_second_run_is_refused_and_does_no_harm(
+    arguments: list[str], tmp_path: Path, unbroken: dict[str, dict[str, str]]
+) -> None:
+    root = tmp_path / "out"
+    first = in_own_process(root, "slow_frames", "--jobs", "2")
+    wait_for((root.with_name("begun")).exists, "the first frame")
+    second = in_own_process(root, "slow_frames", "--jobs", "2", *arguments)
+    refused, _ = second.communicate(timeout=60)
+    assert not (root / "synth.json").exists()  # the first one is still at it
+    output, _ = first.communicate(timeout=60)
+    assert second.returncode == 2 and f"another run is writing here: {root} (process {first.pid})" in refused, refused
+    assert "goes on" not in refused and "nothing is kept" not in refused
+    assert first.returncode == 0, output
+    assert tree(root) == unbroken["nuscenes"]
+
+
+def test_run_killed_before_anything_is_whole_can_be_gone_on_with(
+    tmp_path: Path, unbroken: dict[str, dict[str, str]]
+) -> None:
+    root = tmp_path / "out"
+    process = in_own_process(root, "slow_frames", "--jobs", "2")
+    wait_for((root.with_name("begun")).exists, "the first frame")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (root / ".synth/lock").is_file() and Parts(root).count() == 0
+    with pytest.raises(DataError, match=r"is not empty.*--resume"):
+        write_dataset(root, plan_of(), LAYOUTS["nuscenes"], toy_world.frames)
+    write_dataset(root, plan_of(), LAYOUTS["nuscenes"], toy_world.frames, resume=True)
+    time.sleep(0.4)  # an orphan that has outlived the kill would write something now
+    assert tree(root) == unbroken["nuscenes"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("rests", [[], ["lock", ".plan-0a.json", "0000-0a.tmp/files/one", "0001-0a.trash/files/two"]])
+def test_folder_with_what_is_left_of_a_run_without_a_plan_is_empty(
+    rests: list[str], resume: bool, tmp_path: Path, unbroken: dict[str, dict[str, str]]
+) -> None:
+    root = tmp_path / "out"
+    (root / ".synth").mkdir(parents=True)
+    for name in rests:
+        (root / ".synth" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / ".synth" / name).touch()
+    write_dataset(root, plan_of("rig"), LAYOUTS["rig"], toy_world.frames, resume=resume)
+    assert tree(root) == unbroken["rig"]
+
+
+@pytest.mark.parametrize("fault", ["no fcntl", "no locks on the disk"])
+def test_system_without_locks_is_written_to(
+    fault: str, tmp_path: Path, unbroken: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    if fault == "no fcntl":
+        monkeypatch.setattr(lock, "fcntl", None)
+    else:
+        monkeypatch.setattr(lock.fcntl, "flock", refuse)
+    write_dataset(tmp_path / "out", plan_of("rig"), LAYOUTS["rig"], toy_world.frames)
+    assert tree(tmp_path / "out") == unbroken["rig"]
+
+
+def test_other_run_is_left_its_drafts_and_its_plan_where_nothing_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "fcntl", None)
+    parts = Parts(tmp_path / "out", run="0a")
+    parts.begin({"plan": {}, "versions": {}}, resume=False)
+    (parts.hidden / "0000-0a.tmp").mkdir()
+    Parts(tmp_path / "out", run="0b").end()
+    assert {path.name for path in parts.hidden.iterdir()} >= {"0000-0a.tmp", "plan.json"}
+    parts.end()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("stop", [1, 9, 10_000])
@@ -232,6 +315,7 @@ def test_run_that_was_taken_for_dead_does_not_leave_half_a_scene(tmp_path: Path)
 
     def write(folder: Path) -> dict[str, int]:
         (folder / "one").touch()
+        parts._lock.release()  # as the end of our process does, whose worker this is
         Parts(root).begin({"plan": {}, "versions": {}}, resume=True)  # another run, which takes the draft away
         folder.mkdir(parents=True)
         (folder / "two").touch()
@@ -306,7 +390,8 @@ def test_resume_refuses_other_versions_and_other_folders(tmp_path: Path) -> None
         (["--sensor", "ouster"], "layout nuscenes cannot hold the sensors 'ouster'"),
         (["--scenes", "0"], "scenes=0: give at least 1"),
         (["--frames", "0"], "frames=0: give at least 1"),
-        (["--frames", "5000"], "frames=5000"),
+        (["--frames", "41"], "frames=41: a scene of 'nuscenes' has 1 to 40 key frames"),  # 20 s at 2 Hz
+        (["--layout", "kitti", "--frames", "201"], "frames=201: a scene of 'kitti' has 1 to 200"),  # 20 s at 10 Hz
         (["--seed", "-1"], "seed=-1: give at least 0"),
         (["--image-scale", "0"], "image scale 0: give a number above 0"),
         (["--image-scale", "nan"], "image scale nan: give a number above 0"),
@@ -388,5 +473,5 @@ def test_embedded_world_is_written_and_agrees_with_its_depth(
         assert inside.sum() > 200, camera.name
         error = np.abs(depth[v[inside], u[inside]] - distances[inside]) / distances[inside]
         agree.append((error < 0.05).mean())
-    assert len(agree) == len(shots) or layout in ("kitti", "semantickitti")
+    assert len(agree) == len(shots)
     assert min(agree) > 0.7 and np.mean(agree) > 0.8, agree

@@ -73,7 +73,7 @@ def test_points_project_to_where_the_camera_was(made: dict[str, tuple[Plan, Path
     moved = 0
     for frame, true in pairs(made, layout):
         shots = {shot.name: shot for shot in true.cameras}
-        assert len(frame.cameras) == {"nuscenes": 6, "rig": 2}.get(layout, 1)
+        assert sorted(camera.name for camera in frame.cameras) == sorted(shots)
         for camera in frame.cameras:
             shot = shots[camera.name]
             np.testing.assert_allclose(camera.points_to_camera, to_camera(true, shot), atol=1e-6)
@@ -85,6 +85,21 @@ def test_points_project_to_where_the_camera_was(made: dict[str, tuple[Plan, Path
                 pixels = np.asarray(image.convert("RGB")).astype(int)
             assert np.abs(pixels - shot.render().image).mean() < (8 if camera.image_path.suffix == ".jpg" else 1e-9)
     assert (moved > 0) == (layout in ("nuscenes", "rig"))  # what is tested there is the motion between the two
+
+
+@pytest.mark.parametrize("layout", ["kitti", "semantickitti"])
+def test_stereo_pair_comes_back_with_kittis_baseline(made: dict[str, tuple[Plan, Path]], layout: str) -> None:
+    for frame, _ in pairs(made, layout):
+        left, right = frame.cameras
+        assert (left.name, right.name) == ("image_2", "image_3")
+        # KITTI, Geiger et al., IJRR 2013: the right one of a pair sees all 0.54 m further to the left.
+        between = right.points_to_camera @ inverse(left.points_to_camera)
+        np.testing.assert_allclose(between, rigid(np.eye(3), [-0.54, 0.0, 0.0]), atol=1e-9)
+        # P3 by hand, as in a stereo matcher: disparity = focal length * baseline / depth.
+        points = np.array([[10.0, 0.5, -1.0], [25.0, -2.0, 0.0]])
+        (one, depth), (other, _) = left.project(points), right.project(points)
+        np.testing.assert_allclose(one[:, 0] - other[:, 0], 120 * 0.54 / depth, atol=1e-6)
+        np.testing.assert_allclose(one[:, 1], other[:, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["nuscenes", "semantickitti", "rig"])
@@ -458,7 +473,21 @@ def test_kitti_layouts_hold_other_sensors(layout: str, tmp_path: Path) -> None:
     plan = make_plan(layout, scenes=1, frames=1, sensor="ouster")
     write_dataset(tmp_path / layout, plan, LAYOUTS[layout], frames)
     (frame,), (true,) = open_dataset(tmp_path / layout), truth(plan, 0)
-    np.testing.assert_allclose(frame.cameras[0].points_to_camera, to_camera(true, true.cameras[0]), atol=1e-6)
+    (camera,) = frame.cameras  # the other one, with its fisheye lens, is no right half of a stereo pair
+    np.testing.assert_allclose(camera.points_to_camera, to_camera(true, true.cameras[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["kitti", "semantickitti"])
+def test_second_camera_that_is_not_where_p3_says_is_left_out(layout: str, tmp_path: Path) -> None:
+    plan = plan_of(layout, scenes=1, frames=1)
+    (true,) = truth(plan, 0)
+    left, right = true.cameras
+    aside = replace(right, camera_to_ego=right.camera_to_ego @ rigid(np.eye(3), [0.01, 0, 0]))
+    longer = replace(right, intrinsics=right.intrinsics * [[1.01], [1.01], [1.0]])
+    for number, (other, images) in enumerate(((right, 1), (aside, 0), (longer, 0))):
+        folder = tmp_path / str(number)
+        LAYOUTS[layout].write_scene(folder, Scene(plan, 0), [replace(true, cameras=(left, other))])
+        assert len(list(folder.rglob("image_2/*.png"))) == 1 and len(list(folder.rglob("image_3/*.png"))) == images
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

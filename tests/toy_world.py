@@ -127,7 +127,7 @@ def objects(scene: Scene, made: WorldScan) -> tuple[Object, ...]:
 
 
 def cameras(scene: Scene, seconds: float) -> tuple[CameraShot, ...]:
-    """nuScenes' six at moments of their own, KITTI's image_2 with the scan, or a pinhole and a fisheye."""
+    """nuScenes' six at moments of their own, KITTI's two with the scan, or a pinhole and a fisheye."""
     fisheye = Distortion("fisheye", (-0.01, -0.004, 0.001, -0.0002))
     mounts: dict[str, tuple[float, float, Distortion | None]] = {  # degrees to the left, seconds after the scan, lens
         "nuscenes": {
@@ -138,13 +138,14 @@ def cameras(scene: Scene, seconds: float) -> tuple[CameraShot, ...]:
             "CAM_BACK_LEFT": (110, -0.02, None),
             "CAM_BACK_RIGHT": (-110, 0.02, None),
         },
-        "kitti": {"image_2": (0, 0.0, None)},
+        "kitti": {"image_2": (0, 0.0, None), "image_3": (0, 0.0, None)},
         "ouster": {"front": (0, 0.0, None), "left": (80, -0.02, fisheye)},
     }[scene.plan.sensor]
     shots = []
     for name, (degrees, delay, lens) in mounts.items():
         turn = rotation_about_z(np.deg2rad(degrees))
-        mount = rigid(turn @ LOOKING, turn @ [0.6, 0.0, 0.0] + [1.0, 0.06, 1.6])
+        aside = -0.54 if name == "image_3" else 0.0  # m to the left: KITTI's baseline
+        mount = rigid(turn @ LOOKING, turn @ [0.6, aside, 0.0] + [1.0, 0.06, 1.6])
         focal = 60.0 if lens else 120.0
         intrinsics = np.array([[focal, 0, 95.5], [0, focal, 53.5], [0, 0, 1.0]])
         moment = seconds + delay

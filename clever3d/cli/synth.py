@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +35,8 @@ def synth(
             "--sensor",
             metavar="NAME",
             show_default="nuscenes for nuscenes, ouster for rig, else kitti",
-            help="LiDAR and cameras: nuscenes (32 beams), kitti (64) or ouster (128).",
+            help="LiDAR and cameras: nuscenes (32 beams), kitti (64) or ouster (128). "
+            "Layout nuscenes takes nuscenes only.",
         ),
     ] = None,
     place: Annotated[
@@ -68,7 +73,8 @@ def synth(
     Streets, crossings, motorways and car parks with traffic, seen by a LiDAR
     and cameras, with labels, boxes and poses that are exactly true. The same
     arguments give the same files. A run that was stopped goes on with
-    --resume. Needs the extra "synthetic".
+    --resume; before its first scene is whole nothing is kept. Needs the extra
+    "synthetic".
     """
     from clever3d.datasets.integrity import cores
     from clever3d.datasets.synthetic.layouts import make_plan, require_ray_casting
@@ -85,11 +91,21 @@ def synth(
         version=version,
     )
     require_ray_casting()
-    try:
+    with _terminated_like_interrupted():
         _write(out, plan, cores() if jobs is None else jobs, resume)
-    except (KeyboardInterrupt, DataError):
-        _say_what_is_whole(out, plan.scenes)
-        raise
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM is Ctrl-C in the block. Python lets only the main thread ask for signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _write(out: Path, plan: Plan, jobs: int, resume: bool) -> None:
@@ -97,24 +113,32 @@ def _write(out: Path, plan: Plan, jobs: int, resume: bool) -> None:
 
     from clever3d.datasets.synthetic.layouts import LAYOUTS, embedded_world, write_dataset
 
-    start = time.perf_counter()
+    start, begun = time.perf_counter(), False
     total = plan.scenes * plan.frames
     with tqdm(total=total, desc=plan.layout, unit="frame", disable=not sys.stderr.isatty(), smoothing=0.05) as bar:
 
         def begin(done: int) -> None:
+            nonlocal begun
+            begun = True
             bar.initial = bar.n = done  # what was there before says nothing about the speed
             bar.refresh()
 
-        written = write_dataset(
-            out,
-            plan,
-            LAYOUTS[plan.layout],
-            embedded_world,
-            jobs=jobs,
-            resume=resume,
-            on_start=begin,
-            on_frame=lambda: bar.update(1),
-        )
+        try:
+            written = write_dataset(
+                out,
+                plan,
+                LAYOUTS[plan.layout],
+                embedded_world,
+                jobs=jobs,
+                resume=resume,
+                on_start=begin,
+                on_frame=lambda: bar.update(1),
+            )
+        except (KeyboardInterrupt, DataError):
+            bar.close()
+            if begun:
+                _say_what_is_kept(out, plan.scenes)
+            raise
     seconds = time.perf_counter() - start
     name = f"{plan.layout} {plan.version}".strip()
     scenes = f"{_count(written.scenes, 'scene')} of {_count(plan.frames, 'key frame')}"
@@ -130,11 +154,14 @@ def _write(out: Path, plan: Plan, jobs: int, resume: bool) -> None:
     typer.echo(f"Next: clever3d data check {out}")
 
 
-def _say_what_is_whole(out: Path, scenes: int) -> None:
+def _say_what_is_kept(out: Path, scenes: int) -> None:
     from clever3d.datasets.synthetic.layouts.parts import Parts
 
-    if done := Parts(out).count():
+    parts = Parts(out)
+    if done := parts.count():
         typer.echo(f"{done} of {scenes} scenes are whole; the same command with --resume goes on", err=True)
+    elif not parts.is_whole:
+        typer.echo("no scene was whole yet, so nothing is kept; the same command begins again", err=True)
 
 
 def _count(number: int, what: str) -> str:

@@ -1,4 +1,4 @@
-"""KITTI object: training/{velodyne,image_2,calib,label_2} and ImageSets. Source: the benchmark's development kit."""
+"""KITTI object: training/{velodyne,image_2,image_3,calib,label_2} and ImageSets. Source: the development kit."""
 
 from __future__ import annotations
 
@@ -84,14 +84,18 @@ Choices: bus and motorcyclist are Misc; parked bicycles, motorcycles and cones h
 The 2D box is that of the 3D box's corners, cut at the image; truncation is the share of its area outside.
 Occlusion is measured in the rendered image: 0 if {_FREE[0]:.0%} of the box are free, 1 if {_FREE[1]:.0%} are, else 2.
 Boxes have four digits behind the point instead of two. R0_rect and the fourth column of P2 are not trivial. Boxes are
-upright in the camera's axes, as the format has it: where the vehicle or the camera is tilted, that tilt is lost."""
+upright in the camera's axes, as the format has it: where the vehicle or the camera is tilted, that tilt is lost.
+There is image_3 if the sensors have a camera 0.54 m to the right of that of image_2, as those of KITTI have."""
 
 
 def _write_frame(training: Path, name: str, frame: WorldFrame) -> None:
-    scan, shot = frame.scan, undistorted(frame, "KITTI")[0]
+    scan, shots = frame.scan, undistorted(frame, "KITTI")
+    shot = shots[0]
     calibration, picture = Calibration.of(frame, shot), shot.render()
     write_array(training / "velodyne" / f"{name}.bin", np.column_stack([scan.xyz, scan.intensity]).astype("<f4"))
-    write_image(training / "image_2" / f"{name}.png", picture.image)
+    for camera, taken in calibration.images(frame, shots):
+        image = picture.image if taken is shot else taken.render().image
+        write_image(training / camera / f"{name}.png", image)
     write_text(training / "calib" / f"{name}.txt", _calibration_lines(calibration))
     boxes = boxes_in_scan(frame, frame.objects)
     lines, regions = [], []

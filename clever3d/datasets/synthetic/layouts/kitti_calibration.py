@@ -1,4 +1,4 @@
-"""KITTI's calibration for a synthetic rig: four rectified cameras in a row, of which number 2 takes the pictures.
+"""KITTI's calibration for a synthetic rig: four rectified cameras in a row, of which 2 and 3 take the pictures.
 
 Source of the formulas: the KITTI object development kit, pixel = P2 * R0_rect * Tr_velo_to_cam * X. Camera 2 sits 6 cm
 left of camera 0 and R0_rect is no identity, as in the real cars: a reader that leaves one of them out is found out.
@@ -6,7 +6,7 @@ left of camera 0 and R0_rect is no identity, as in the real cars: a reader that 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,9 @@ from clever3d.datasets.synthetic.truth import CameraShot, WorldFrame
 
 #: x of cameras 0..3 in camera 0's axes, metres (KITTI, 2011_09_26, rounded).
 _PLACES = (0.0, 0.54, -0.06, 0.48)
+#: Largest difference between where P3 says that camera 3 is and where a camera is that may be it, and between their
+#: intrinsics (metres, pixels).
+_EXACT = 1e-5
 #: R0_rect: half a degree about x, then about y, then about z (our choice, KITTI's is as large).
 _RECTIFYING = np.deg2rad((-0.25, 0.4, 0.5))
 
@@ -39,6 +42,17 @@ class Calibration:
         velo_to_rect = rigid(np.eye(3), [_PLACES[2], 0, 0]) @ to_camera_2
         rectification = _rectification()
         return cls(projections, rectification, inverse(rigid(rectification, np.zeros(3))) @ velo_to_rect, velo_to_rect)
+
+    def images(self, frame: WorldFrame, shots: Sequence[CameraShot]) -> Iterator[tuple[str, CameraShot]]:
+        """`image_2`, which is the first of `shots`, and `image_3` if another one is where P3 says."""
+        yield "image_2", shots[0]
+        to_camera_3 = rigid(np.eye(3), [-_PLACES[3], 0, 0]) @ self.velo_to_rect
+        for shot in shots[1:]:
+            place = inverse(camera_to_world(shot)) @ lidar_to_world(frame) - to_camera_3
+            same = shot.size == shots[0].size and np.abs(shot.intrinsics - shots[0].intrinsics).max() < _EXACT
+            if same and np.abs(place).max() < _EXACT:
+                yield "image_3", shot
+                return
 
     def projection_lines(self) -> list[str]:
         """`P0:` ... `P3:`."""

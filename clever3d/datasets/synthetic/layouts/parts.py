@@ -1,7 +1,8 @@
 """The unfinished data set on disk: each scene in a hidden folder of its own until all are whole.
 
     DIR/.synth/plan.json                  what was asked for, by which versions
-    DIR/.synth/0003-1f0c....tmp/          scene 3, being written
+    DIR/.synth/lock                       there, and locked, while a run is writing
+    DIR/.synth/0003-1f0c....tmp/          scene 3, being written by the run 1f0c...
     DIR/.synth/0003/{files/,rows.json}    scene 3, whole: its files below their final names, its rows for the tables
     DIR/synth.json                        plan.json again, there once the data set is whole; `.synth` then goes
 
@@ -20,17 +21,22 @@ from pathlib import Path
 from typing import Any
 
 from clever3d.datasets.synthetic.layouts.base import Rows, write_json
+from clever3d.datasets.synthetic.layouts.lock import Lock
 from clever3d.errors import DataError, InputError
 
 HIDDEN, RECORD = ".synth", "synth.json"
-_CLAIM = "claim"
+_PLAN, _LOCK, _CLAIM = "plan.json", "lock", "claim"
 
 
 class Parts:
-    """The state of a data set in `root`. `begin` comes first; everything that fails on the disk is a DataError."""
+    """The state of a data set in `root`; everything that fails on the disk is a DataError.
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.hidden = root, root / HIDDEN
+    A run calls `begin` first and `end` last. run: its name, for the drafts; its workers have Parts of the same name.
+    """
+
+    def __init__(self, root: Path, run: str = "") -> None:
+        self.root, self.hidden, self.run = root, root / HIDDEN, run or uuid.uuid4().hex
+        self._lock = Lock(self.hidden / _LOCK)
         self._made: list[Path] = []
 
     @property
@@ -40,37 +46,40 @@ class Parts:
     def begin(self, record: Mapping[str, Any], *, resume: bool) -> None:
         """Make the folders, or find those of an earlier run with the same `record` if `resume` is set.
 
-        Raises DataError if the folder is not empty without `resume`, was not begun by us, or cannot be written;
-        InputError if it was begun with another plan or by other versions.
+        Raises DataError if the folder is not empty without `resume`, was not begun by us, is being written by another
+        run, or cannot be written; InputError if it was begun with another plan or by other versions.
         """
         with _disk(self.root):
             if self.root.exists() and not self.root.is_dir():
                 raise DataError(f"{self.root} is a file; give a folder that does not exist yet, or an empty one")
-            if self.root.is_dir() and any(self.root.iterdir()):
-                if not resume:
-                    raise DataError(
-                        f"{self.root} is not empty; choose another folder, empty it, or go on with an unfinished run "
-                        "with --resume"
-                    )
-                self._check_record(record)
-                self._sweep()
+            if self.is_whole or (not self.hidden.is_dir() and self._is_begun()):
+                self._go_on(record, resume)
                 return
             for folder in (self.root, *self.root.parents):
                 if folder.exists():
                     break
                 self._made.append(folder)
-            self.hidden.mkdir(parents=True)
-        write_json(self.hidden / "plan.json", record, indent=2)
+            self._lock.take()
+        try:
+            with _disk(self.root):
+                begun = self._is_begun()
+                if begun:
+                    self._go_on(record, resume)
+                self._sweep()
+            if not begun:
+                write_json(self.hidden / _PLAN, record, indent=2)
+        except BaseException:
+            self._leave()
+            raise
 
-    def give_up_if_empty(self) -> None:
-        """After a failure: if no scene is whole, leave the disk as it was found."""
+    def end(self) -> None:
+        """Let the next run in. After a failure: if no scene is whole, leave the disk as it was found."""
+        for draft in self.hidden.glob(f"*-{self.run}.tmp"):  # workers that were ended leave theirs
+            shutil.rmtree(draft, ignore_errors=True)
         with contextlib.suppress(OSError):
-            self._sweep()
-            if not self.is_whole and not self.count():
-                (self.hidden / "plan.json").unlink()
-                self.hidden.rmdir()
-                for folder in self._made:
-                    folder.rmdir()
+            if {path.name for path in self.hidden.iterdir()} <= {_PLAN, _LOCK}:
+                (self.hidden / _PLAN).unlink(missing_ok=True)
+        self._leave()
 
     def scene(self, index: int) -> Path:
         """Where a scene is once it is whole."""
@@ -86,13 +95,13 @@ class Parts:
     def write(self, index: int, write: Callable[[Path], Rows]) -> None:
         """Write a scene with `write`, which gets the folder for its files; it is there whole or not at all."""
         target = self.scene(index)
-        draft = target.with_name(f"{target.name}-{uuid.uuid4().hex}.tmp")
+        draft = target.with_name(f"{target.name}-{self.run}.tmp")
         try:
             with _disk(self.root):
                 (draft / "files").mkdir(parents=True)
                 (draft / _CLAIM).touch()
                 write_json(draft / "rows.json", write(draft / "files"))
-                # Another run that took this one for dead has moved the draft away: what is here now is a rest of it.
+                # If our run is dead and another goes on, that has moved the draft away: what is here now is a rest.
                 (draft / _CLAIM).unlink()
                 if not target.exists():
                     draft.rename(target)
@@ -125,8 +134,27 @@ class Parts:
             else:
                 path.replace(target)
 
-    def _check_record(self, record: Mapping[str, Any]) -> None:
-        path = self.root / RECORD if self.is_whole else self.hidden / "plan.json"
+    def _leave(self) -> None:
+        """Let go, and take away the folders that we have made or that an earlier run has left, if they are empty."""
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            for folder in (self.hidden, *self._made):
+                folder.rmdir()
+
+    def _is_begun(self) -> bool:
+        """Whether the folder holds anything but what is left of runs that were stopped before they had a plan."""
+        own = self.hidden.iterdir() if self.hidden.is_dir() else ()
+        kept = [path for path in own if path.name != _LOCK and not _is_rest(path)]
+        return bool(kept) or (self.root.is_dir() and any(path != self.hidden for path in self.root.iterdir()))
+
+    def _go_on(self, record: Mapping[str, Any], resume: bool) -> None:
+        """Raise if the run that has begun the folder is not one that we go on with."""
+        if not resume:
+            raise DataError(
+                f"{self.root} is not empty; choose another folder, empty it, or go on with an unfinished run "
+                "with --resume"
+            )
+        path = self.root / RECORD if self.is_whole else self.hidden / _PLAN
         if not path.is_file():
             raise DataError(f"{self.root} was not begun by clever3d synth (there is no {path}); choose another folder")
         differing = [
@@ -141,12 +169,20 @@ class Parts:
             )
 
     def _sweep(self) -> None:
-        """Take away what stopped runs have left. The rename comes first, so that a run that still lives notices."""
+        """Take away what stopped runs have left. The rename comes first, so that a worker that still lives notices."""
         for draft in self.hidden.glob("*.tmp"):
             with contextlib.suppress(OSError):
                 draft.rename(draft.with_suffix(".trash"))
-        for trash in self.hidden.glob("*.trash"):
-            shutil.rmtree(trash, ignore_errors=True)
+        for path in self.hidden.iterdir():
+            if path.is_dir() and _is_rest(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif _is_rest(path):
+                path.unlink(missing_ok=True)
+
+
+def _is_rest(path: Path) -> bool:
+    """Drafts, of scenes and of the plan."""
+    return path.suffix in (".tmp", ".trash") or path.name.startswith(".plan-")
 
 
 def _differences(before: object, now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:

@@ -58,7 +58,8 @@ def write_dataset(
     resume: go on with an unfinished run; the files come out as if it had never been stopped.
 
     Raises InputError for a plan that the layout cannot hold, or that differs from the unfinished run's; DataError for a
-    folder that is not empty or cannot be written. Whatever stops it, what is whole stays, and nothing half-written.
+    folder that is not empty, that another run is writing, or that cannot be written. Whatever stops it, what is whole
+    stays, and nothing half-written.
     """
     layout.check(plan)
     if jobs < 1:
@@ -66,24 +67,24 @@ def write_dataset(
     record = {"plan": plan.to_dict(), "versions": _versions()}
     parts = Parts(root)
     parts.begin(record, resume=resume)
-    scenes = [] if parts.is_whole else [Scene(plan, index) for index in range(plan.scenes)]
-    missing = [scene for scene in scenes if not parts.is_done(scene.index)]
-    on_start(plan.frames * (plan.scenes - len(missing)))
     try:
+        scenes = [] if parts.is_whole else [Scene(plan, index) for index in range(plan.scenes)]
+        missing = [scene for scene in scenes if not parts.is_done(scene.index)]
+        on_start(plan.frames * (plan.scenes - len(missing)))
         if jobs == 1 or len(missing) == 1:
             for scene in missing:
-                _write_scene(root, scene, layout, world, on_frame)
+                _write_scene(parts, scene, layout, world, on_frame)
         else:
-            _in_processes(root, missing, layout, world, jobs, on_frame)
+            _in_processes(parts, missing, layout, world, jobs, on_frame)
         parts.assemble(plan.scenes, lambda rows: _finish(root, plan, layout, rows), record)
     finally:
-        parts.give_up_if_empty()
+        parts.end()
     files = [path for path in root.rglob("*") if path.is_file()]
     return Written(plan.scenes, len(missing), len(files), sum(path.stat().st_size for path in files))
 
 
-def _write_scene(root: Path, scene: Scene, layout: Layout, world: World, tick: Callable[[], object]) -> None:
-    Parts(root).write(scene.index, lambda folder: layout.write_scene(folder, scene, _ticking(world(scene), tick)))
+def _write_scene(parts: Parts, scene: Scene, layout: Layout, world: World, tick: Callable[[], object]) -> None:
+    parts.write(scene.index, lambda folder: layout.write_scene(folder, scene, _ticking(world(scene), tick)))
 
 
 def _ticking(frames: Iterable[WorldFrame], tick: Callable[[], object]) -> Iterator[WorldFrame]:
@@ -121,7 +122,7 @@ def _versions() -> dict[str, str]:
 
 
 def _in_processes(
-    root: Path, scenes: list[Scene], layout: Layout, world: World, jobs: int, tick: Callable[[], object]
+    parts: Parts, scenes: list[Scene], layout: Layout, world: World, jobs: int, tick: Callable[[], object]
 ) -> None:
     context = multiprocessing.get_context("spawn")  # forking would copy whatever threads hold at the moment
     waiting, running = deque(scenes), dict[Connection, tuple[BaseProcess, Scene]]()
@@ -131,7 +132,7 @@ def _in_processes(
                 scene = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
                 process: BaseProcess = context.Process(
-                    target=_work, args=(sender, root, scene, layout, world), daemon=True
+                    target=_work, args=(sender, parts.root, parts.run, scene, layout, world), daemon=True
                 )
                 with _for_workers():
                     process.start()
@@ -165,7 +166,7 @@ def _listen(connection: Connection, process: BaseProcess, scene: Scene, tick: Ca
     return bool(message == "whole")
 
 
-def _work(sender: Connection, root: Path, scene: Scene, layout: Layout, world: World) -> None:
+def _work(sender: Connection, root: Path, run: str, scene: Scene, layout: Layout, world: World) -> None:
     """A process: writes one scene and says "frame" after each frame, then "whole", or sends the error."""
 
     def tick() -> None:
@@ -175,7 +176,7 @@ def _work(sender: Connection, root: Path, scene: Scene, layout: Layout, world: W
             raise SystemExit from None  # the parent is gone, and so is the reason to go on
 
     try:
-        _write_scene(root, scene, layout, world, tick)
+        _write_scene(Parts(root, run), scene, layout, world, tick)
         sender.send("whole")
     except Clever3dError as error:
         sender.send(error)

@@ -1,4 +1,4 @@
-"""SemanticKITTI: sequences/NN/{velodyne,labels,image_2,calib.txt,poses.txt,times.txt}.
+"""SemanticKITTI: sequences/NN/{velodyne,labels,image_2,image_3,calib.txt,poses.txt,times.txt}.
 
 Sources: the KITTI odometry development kit (calibration, poses, times); semantic-kitti-api, semantic-kitti.yaml (ids).
 """
@@ -27,7 +27,7 @@ from clever3d.datasets.synthetic.layouts.base import (
     write_text,
 )
 from clever3d.datasets.synthetic.layouts.kitti_calibration import Calibration, line, numbers
-from clever3d.datasets.synthetic.truth import CameraShot, WorldFrame
+from clever3d.datasets.synthetic.truth import WorldFrame
 from clever3d.errors import DataError, InputError
 
 #: The benchmark's splits: training, validation, test.
@@ -74,9 +74,11 @@ class SemanticKittiLayout(Layout):
         for frame in frames:
             if not frame.is_key:
                 continue
-            shot = undistorted(frame, "SemanticKITTI")[0]
-            calibration = _same(calibration, Calibration.of(frame, shot))
-            _write_frame(sequence, f"{len(times):06d}", frame, shot)
+            shots = undistorted(frame, "SemanticKITTI")
+            calibration = _same(calibration, Calibration.of(frame, shots[0]))
+            _write_frame(sequence, f"{len(times):06d}", frame)
+            for camera, shot in calibration.images(frame, shots):
+                write_image(sequence / camera / f"{len(times):06d}.png", shot.render().image)
             moved |= {item.instance for item in frame.objects if np.linalg.norm(item.velocity) > MOVING}
             cameras.append(lidar_to_world(frame) @ inverse(calibration.velo_to_rect))
             times.append(frame.scan.timestamp)
@@ -97,14 +99,14 @@ class SemanticKittiLayout(Layout):
 Layout: SemanticKITTI. The scenes are the sequences 00, 08, 01, ..., 07, 09, 10, 11, ..., 21: from two scenes on there
 are a training and a validation split. Sequences 11 to 21, the benchmark's test split, have labels here too.
 Choices: walls and barriers are fence (51), traffic lights, cones and other things are other-object (99). An object has
-the moving class in the whole sequence if it moves in any frame of it, as in the benchmark. Poses have 12 digits."""
+the moving class in the whole sequence if it moves in any frame of it, as in the benchmark. Poses have 12 digits.
+There is image_3 if the sensors have a camera 0.54 m to the right of that of image_2, as those of KITTI have."""
 
 
-def _write_frame(sequence: Path, name: str, frame: WorldFrame, shot: CameraShot) -> None:
+def _write_frame(sequence: Path, name: str, frame: WorldFrame) -> None:
     scan = frame.scan
     write_array(sequence / "velodyne" / f"{name}.bin", np.column_stack([scan.xyz, scan.intensity]).astype("<f4"))
     write_array(sequence / "labels" / f"{name}.label", _labels(scan.label, scan.instance))
-    write_image(sequence / "image_2" / f"{name}.png", shot.render().image)
 
 
 def _labels(label: NDArray[np.uint8], instance: NDArray[np.int32]) -> NDArray[Any]:
