@@ -15,7 +15,7 @@ from importlib import metadata
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from clever3d._version import __version__
 from clever3d.datasets.synthetic.layouts.base import Layout, Plan, Scene, write_text
@@ -138,8 +138,7 @@ def _in_processes(
                     process.start()
                 sender.close()
                 running[receiver] = process, scene
-            for ready in wait(list(running)):
-                assert isinstance(ready, Connection)
+            for ready in cast("list[Connection]", wait(list(running))):
                 if _listen(ready, *running[ready], tick):
                     running.pop(ready)[0].join()
     finally:
