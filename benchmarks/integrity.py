@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ def report(options: argparse.Namespace, kitti: Path) -> dict[str, object]:
     few, many = (peaks[str(count)] for count in MEMORY_FRAMES)
     megabytes = sum(f.points_path.stat().st_size + f.cameras[0].image_path.stat().st_size for f in frames) / 1e6
     return {
+        "command": command(options),
         "data": "made frames" if options.kitti is None else options.kitti.name,
         "frames": len(frames),
         "MB a frame": round(megabytes / len(frames), 2),
@@ -145,13 +147,26 @@ def report(options: argparse.Namespace, kitti: Path) -> dict[str, object]:
     }
 
 
+def output_path(options: argparse.Namespace) -> Path:
+    name = "integrity.json" if options.kitti is None else "integrity-kitti.json"
+    return options.output or Path(__file__).parent / "results" / name
+
+
+def command(options: argparse.Namespace) -> str:
+    """The command with all that the figures depend on; of the data's path the name only."""
+    words = ["--frames", options.frames, "--rounds", options.rounds, "--jobs", *options.jobs]
+    if options.kitti is not None:
+        words = ["--kitti", options.kitti.name, *words]
+    return shlex.join(["python", "benchmarks/integrity.py", *map(str, words)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kitti", type=Path, help="real frames in KITTI's object layout")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "integrity.json")
+    parser.add_argument("--output", type=Path, help="default: results/integrity.json or integrity-kitti.json")
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory is not None:
@@ -161,7 +176,7 @@ def main() -> None:
         kitti = options.kitti or write_frames(Path(folder) / "made", options.frames, 120_000, (1242, 375))
         result = report(options, kitti)
     text = json.dumps(result, indent=2)
-    options.output.write_text(text + "\n")
+    output_path(options).write_text(text + "\n")
     print(text)
 
 

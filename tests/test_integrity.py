@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
+import importlib.util
 import io
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -31,7 +34,7 @@ from clever3d.datasets.base import Sweep
 from clever3d.datasets.integrity import KINDS, Report, State, check_dataset
 from clever3d.datasets.integrity.images import check_image
 from clever3d.datasets.integrity.pool import ProcessDied, run_isolated
-from clever3d.datasets.integrity.sequence import few_points
+from clever3d.datasets.integrity.sequence import few_points, number_gaps, uncompared
 from clever3d.errors import DataError, InputError, MissingExtraError
 
 BAD = 3  # the frame that each fault is put into
@@ -234,6 +237,7 @@ def test_every_kind_of_finding_is_put_in_by_a_test() -> None:
         "no-returns",
         "empty-scan",
     }  # below
+    alone |= {"orphan", "image-without-scan", "number-gap"}  # in test_integrity_layouts.py
     assert put_in | alone == set(KINDS)
 
 
@@ -391,9 +395,79 @@ def test_few_points_are_few_against_frames_of_their_own_scene() -> None:
     assert list(few_points(np.array([100, 100, 30, 100]), np.arange(4))) == []  # too few to say
 
 
+def test_scans_that_are_compared_with_none_are_counted() -> None:
+    def count(*sizes: int) -> int:
+        scenes = np.repeat(np.arange(len(sizes)), sizes)
+        return uncompared(np.full(len(scenes), 100), scenes)
+
+    assert [count(3), count(4), count(5), count(8, 3), count(3, 3), count(*[1] * 6)] == [3, 4, 0, 3, 0, 0]
+    assert uncompared(np.array([100, 100, 100, 100, -1]), np.zeros(5, dtype=np.int64)) == 4
+
+
+def test_numbers_that_no_scan_has_are_gaps() -> None:
+    def gaps(*numbers: int, scenes: list[int] | None = None) -> list[tuple[int, int, int]]:
+        return list(number_gaps(np.array(numbers), np.array(scenes or [0] * len(numbers))))
+
+    assert gaps(0, 1, 2, 6, 7) == [(3, 3, 5)]
+    assert gaps(0, 1, 3) == [(2, 2, 2)]
+    assert gaps(0, 5, 10, 20, 25) == [(3, 15, 15)]  # every fifth was kept
+    assert gaps(4, 5, 6) == gaps(7) == gaps(0, 5, 10) == []
+    assert gaps(0, -1, 2, 3) == []  # a frame that is there and cannot be made
+    assert gaps(0, 1, 2, 0, 1, 2, scenes=[0, 0, 0, 1, 1, 1]) == []
+
+
 def test_a_slow_change_of_the_number_of_points_is_none() -> None:
     counts = np.linspace(120_000, 40_000, 200).astype(np.int64)
     assert list(few_points(counts, np.zeros(200, dtype=np.int64))) == []
+
+
+def test_each_sweep_that_is_no_frame_is_read_once(tmp_path: Path) -> None:
+    frames = toy_frames.write(tmp_path / "set")
+    log = tmp_path / "log"
+    between = tmp_path / "between.bin"
+    shutil.copy(tmp_path / "set" / "1.bin", between)
+    read = functools.partial(toy_frames.read_and_log, log=log)
+    sweeps = [Sweep(path, np.eye(4), -0.05) for path in (frames[1].points_path, between)]
+    frames = [replace(frame, read=read, sweeps=tuple(sweeps) if n > 1 else ()) for n, frame in enumerate(frames)]
+    frames[1] = replace(frames[1], sweeps=tuple(sweeps[1:]))
+    report = check(frames)
+    assert sorted(log.read_text().split()) == sorted(["between.bin", *(f"{n}.bin" for n in range(FRAMES))])
+    assert report.findings == ()
+    assert report.looked_at == {"scans": 7, "images": 7, "labels": 7, "boxes": 7, "sweeps": 1}
+
+
+def test_a_sweep_of_far_fewer_points_than_those_around_is_found(tmp_path: Path) -> None:
+    frames = toy_frames.write(tmp_path / "set")
+    paths = [tmp_path / f"sweep {number}.bin" for number in range(4)]
+    for path in paths:
+        shutil.copy(tmp_path / "set" / "3.bin", path)
+    cut(paths[2], 16 * 248)
+    frames[BAD] = replace(frames[BAD], sweeps=tuple(Sweep(path, np.eye(4), -0.05) for path in paths))
+    (finding,) = check(frames).findings
+    assert (finding.kind, finding.index, finding.path) == ("few-points", BAD, str(paths[2]))
+    assert "has 248 points, the scan and the sweeps around have 400" in finding.message
+
+
+def test_the_values_of_a_sweep_are_checked(tmp_path: Path) -> None:
+    frames = toy_frames.write(tmp_path / "set")
+    rows = np.fromfile(tmp_path / "set" / "3.bin", dtype="<f4")
+    rows[8] = np.nan
+    rows.tofile(tmp_path / "sweep.bin")
+    frames[BAD] = replace(frames[BAD], sweeps=(Sweep(tmp_path / "sweep.bin", np.eye(4), -0.05),))
+    (finding,) = check(frames).findings
+    assert (finding.kind, finding.index, finding.path) == ("non-finite", BAD, str(tmp_path / "sweep.bin"))
+
+
+def test_a_state_vouches_for_a_sweep_only_where_it_was_read(tmp_path: Path) -> None:
+    root, path = tmp_path / "set", tmp_path / "state.jsonl"
+    frames = toy_frames.write(root)
+    gone = tmp_path / "between.bin"
+    gone.write_bytes(b"123")
+    frames = [replace(frame, sweeps=(Sweep(gone, np.eye(4), -0.05),)) for frame in frames]
+    assert [f.index for f in with_state(frames, path, root).findings] == [0]
+    again = with_state(frames[1:], path, root)  # the frame that had read it is not asked for any more
+    assert [(f.index, f.kind) for f in again.findings] == [(0, "unreadable-points")]
+    assert again.kept == FRAMES - 2
 
 
 def test_scenes_that_take_turns_are_followed_apart(tmp_path: Path) -> None:
@@ -557,6 +631,25 @@ def test_the_state_of_another_data_set_is_refused(tmp_path: Path) -> None:
         State(tmp_path / "nowhere" / "state.jsonl", "toy", tmp_path)
 
 
+@pytest.mark.parametrize("room", [40, 400])  # bytes: for no line; for the first line and no more
+def test_a_state_on_a_full_disk_is_a_message(tmp_path: Path, room: int) -> None:
+    write_kitti(tmp_path / "set")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        status, text = command("check", tmp_path / "set", "-j", 0, "--state", tmp_path / "state.jsonl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert status == 2
+    assert "state.jsonl cannot be written" in text.replace("\n", "")
+    assert "make room" in text
+
+
+def test_a_state_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="/dev/null: it is no file"):
+        State(Path("/dev/null"), "toy", tmp_path)
+
+
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="jobs=-1"):
         check(toy_frames.write(tmp_path), jobs=-1)
@@ -603,6 +696,50 @@ def test_the_command_says_clean_or_what_is_wrong(tmp_path: Path) -> None:
     assert report["spec"] == str(tmp_path)
     assert report["counts"] == {"error": 5, "warning": 0, "note": 0}
     assert [finding["path"] for finding in report["findings"]] == [str(images / f"00000{n}.png") for n in range(5)]
+
+
+def test_the_command_says_what_it_looked_at_and_what_not(tmp_path: Path) -> None:
+    toy_frames.write(tmp_path / "set", 3)
+    (tmp_path / "set" / "1.label").unlink()
+    report = tmp_path / "report.json"
+    text = command("check", f"toy_folder:{tmp_path / 'set'}", "-j", 0, "--json", report)[1]
+    assert "looked at 3 scans, 3 images, labels of 2 scans, boxes of 3 scans, 0 sweeps\n" in text
+    few = "number of points of 3 scans (too few frames to compare them with, 5 are needed)"
+    assert f"not checked: {few}\n" in text
+    content = json.loads(report.read_text())
+    assert content["looked_at"] == {"scans": 3, "images": 3, "labels": 2, "boxes": 3, "sweeps": 0}
+    assert content["unchecked"] == [few]
+    fast = command("check", f"toy_folder:{tmp_path / 'set'}", "-j", 0, "--fast")[1]
+    assert "not checked: the inside of images (--fast)" in fast
+
+
+def test_what_was_looked_at_counts_what_a_state_vouches_for(tmp_path: Path) -> None:
+    root, path = tmp_path / "set", tmp_path / "state.jsonl"
+    frames = toy_frames.write(root)
+    first, second = (with_state(frames, path, root) for _ in range(2))
+    assert second.kept == FRAMES
+    assert second.looked_at == first.looked_at == dict.fromkeys(first.looked_at, FRAMES) | {"sweeps": 0}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("verb", ["check", "info"])
+def test_an_output_that_cannot_be_written_is_a_message(tmp_path: Path, verb: str) -> None:
+    write_kitti(tmp_path)
+    arguments = [sys.executable, "-c", "from clever3d.cli import main; main()", "data", verb, str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "clever3d: the output cannot be written: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_a_pipe_that_is_closed_ends_the_command_silently(tmp_path: Path) -> None:
+    write_kitti(tmp_path)
+    command_line = f"{sys.executable} -c 'from clever3d.cli import main; main()' data check -j 0 {tmp_path}"
+    script = f"{command_line} | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert done.stderr == ""
 
 
 def test_a_note_is_shown_and_does_not_count(tmp_path: Path) -> None:
@@ -730,3 +867,22 @@ def test_info_says_what_a_folder_is(tmp_path: Path) -> None:
     assert lines["boxes"] == "boxes     2 in the first frame: car"
     assert lines["also"] == "also      timestamps, poses"
     assert command("info", tmp_path / "nowhere")[0] == 2
+
+
+# ---------------------------------------------------------------- the benchmark
+
+
+def test_figures_of_real_frames_do_not_replace_those_of_made_ones() -> None:
+    path = Path(__file__).parents[1] / "benchmarks" / "integrity.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_integrity", path)
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    made = argparse.Namespace(kitti=None, output=None, frames=60, rounds=5, jobs=[1, 2])
+    real = argparse.Namespace(**{**vars(made), "kitti": Path("/somewhere/my kitti")})
+    results = path.parent / "results"
+    assert benchmark.output_path(made) == results / "integrity.json"
+    assert benchmark.output_path(real) == results / "integrity-kitti.json"
+    assert benchmark.output_path(argparse.Namespace(**{**vars(real), "output": Path("x.json")})) == Path("x.json")
+    assert benchmark.command(made) == "python benchmarks/integrity.py --frames 60 --rounds 5 --jobs 1 2"
+    assert benchmark.command(real).startswith("python benchmarks/integrity.py --kitti 'my kitti' --frames 60")

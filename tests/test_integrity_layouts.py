@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_kitti
 import toy_world
 from PIL import Image
 from typer.testing import CliRunner
@@ -215,6 +216,104 @@ def test_every_missing_file_is_listed_where_a_reader_would_stop_at_the_first(cop
         assert f"{path.parent.name}/{path.name}" in result.output.replace("\n", "").replace(" ", "")
     with pytest.raises(DataError, match=r"000000\.png is missing|000001\.txt is missing"):
         open_dataset(f"kitti:{root.parent}")
+
+
+# ---------------------------------------------------------------- scans that are gone, and sweeps
+
+
+def of_command(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["data", "check", *map(str, arguments), "-j", "0"])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("layout", "scan", "left"),
+    [
+        ("kitti", "training/velodyne/000002.bin", "training/image_2/000002.png"),
+        ("kitti", "training/velodyne/001001.bin", "training/image_2/001001.png"),
+        ("semantickitti", "sequences/08/velodyne/000001.bin", LABELS),
+        ("semantickitti", "sequences/08/velodyne/000002.bin", "sequences/08/labels/000002.label"),
+    ],
+)
+def test_a_scan_that_is_gone_is_told_by_what_it_left(
+    copy: Callable[[str], Path], layout: str, scan: str, left: str
+) -> None:
+    root = copy(layout)
+    (root / scan).unlink()
+    (finding,) = check(f"{layout}:{root}").findings
+    assert (finding.kind, finding.severity, finding.index) == ("orphan", "warning", -1)
+    assert finding.path == str(root / left)
+    assert f"its scan {root / scan} is not" in finding.message
+    status, text = of_command(f"{layout}:{root}")
+    assert status == 1
+    assert "5 frames checked" in text and "1 warning" in text
+
+
+@pytest.mark.parametrize("left", ["calib", "label_2"])
+def test_one_file_of_a_frame_is_enough_to_miss_its_scan(copy: Callable[[str], Path], left: str) -> None:
+    root = copy("kitti")
+    for path in (root / "training").glob("*/000002.*"):
+        if path.parent.name != left:
+            path.unlink()
+    (finding,) = check(f"kitti:{root}#cameras=").findings
+    assert (finding.kind, finding.path) == ("orphan", str(root / "training" / left / "000002.txt"))
+
+
+def test_frames_that_a_split_leaves_out_are_not_missed(copy: Callable[[str], Path]) -> None:
+    root = copy("kitti")
+    (root / "training" / "velodyne" / "000002.bin").unlink()
+    (root / "ImageSets").mkdir(exist_ok=True)
+    (root / "ImageSets" / "some.txt").write_text("000000\n000001\n")
+    assert check(f"kitti:{root}#split=some").findings == ()
+
+
+def test_kitti_raw_notes_images_whose_scan_was_never_published(tmp_path: Path) -> None:
+    day = small_kitti.write_kitti_raw(tmp_path / "2011_09_26")  # scans 0 and 5, images 0, 5 and 9
+    drive = day / "2011_09_26_drive_0001_sync"
+    lone = [finding for finding in check(f"kitti_raw:{day}").findings if finding.index < 0]
+    assert [(finding.kind, finding.severity) for finding in lone] == [("image-without-scan", "note")]
+    assert lone[0].path == str(drive / "image_02" / "data" / "0000000009.png")
+    assert f"its scan {drive / 'velodyne_points' / 'data' / '0000000009.bin'} is not" in lone[0].message
+
+
+def test_a_number_that_a_sequence_leaves_out_is_a_note(copy: Callable[[str], Path]) -> None:
+    root = copy("semantickitti")
+    sequence = root / "sequences" / "08"
+    for folder in ("velodyne", "labels", "image_2", "image_3"):
+        for path in sorted((sequence / folder).glob("*")):
+            if path.stem == "000002":  # 0, 1, 2 become 0, 1, 4
+                path.rename(path.with_stem("000004"))
+    for name in ("poses.txt", "times.txt"):
+        lines = (sequence / name).read_text().splitlines()
+        (sequence / name).write_text("\n".join([*lines, *lines[-1:] * 2]) + "\n")
+    (finding,) = check(f"semantickitti:{root}").findings
+    assert (finding.kind, finding.severity) == ("number-gap", "note")
+    assert finding.path == str(sequence / "velodyne" / "000004.bin")
+    assert "000004.bin: just before it, no scan has the numbers 2 to 3" in finding.message
+
+
+def test_sweeps_of_nuscenes_are_read_where_they_are_asked_for(copy: Callable[[str], Path]) -> None:
+    root = copy("nuscenes")
+    sweeps = sorted((root / "sweeps" / "LIDAR_TOP").glob("*"))
+    clean = check(f"nuscenes:{root}#sweeps=9")
+    assert clean.findings == ()
+    assert clean.looked_at["sweeps"] == len(sweeps) > 1
+    assert clean.unchecked == ("sweeps further than 4 before a key frame, if there are any (add #sweeps=9)",)
+    cut(20_001)(sweeps[1])  # not a whole number of rows
+    (finding,) = check(f"nuscenes:{root}#sweeps=9").findings
+    assert (finding.kind, finding.path) == ("unreadable-points", str(sweeps[1]))
+    assert "not a whole number of rows" in finding.message
+    status, text = of_command(f"nuscenes:{root}")
+    assert status == 0
+    assert "not checked: sweeps between key frames (add #sweeps=9)" in text
+    assert ", 0 sweeps" in text
+
+
+def test_sweeps_that_are_frames_are_read_as_these_alone(copy: Callable[[str], Path]) -> None:
+    report = check(f"semantickitti:{copy('semantickitti')}#sweeps=2")
+    assert report.findings == ()
+    assert (report.looked_at["scans"], report.looked_at["sweeps"]) == (6, 0)
 
 
 # ---------------------------------------------------------------- real frames

@@ -113,6 +113,13 @@ def read(path: Path) -> PointCloud:
     return PointCloud(rows[:, :3], rows[:, 3], "toy")
 
 
+def read_and_log(path: Path, log: Path) -> PointCloud:
+    """Leaves the file's name in `log`."""
+    with log.open("a") as file:
+        file.write(f"{path.name}\n")
+    return read(path)
+
+
 def read_slowly(path: Path) -> PointCloud:
     """As a disk far away."""
     time.sleep(0.1)

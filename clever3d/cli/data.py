@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,7 +73,8 @@ def check(
         raise
     if report is not None:
         _write(report, {"spec": spec, **found.to_dict()})
-    _show(found, report)
+    with _output():
+        _show(found, report)
     if not found.clean:
         raise typer.Exit(1)
 
@@ -83,18 +87,33 @@ def info(spec: Spec) -> None:
     dataset = _open(spec)
     if len(dataset) == 0:
         raise DataError(f"{spec} has no frames")
+    lines = _summary(dataset)
+    with _output():
+        typer.echo("\n".join(lines))
+
+
+def _summary(dataset: Dataset) -> list[str]:
     first = dataset[0]
     scenes, broken = _scenes(dataset)
-    typer.echo(f"data set  {dataset.name}: {_count(len(dataset), 'frame')} in {_count(len(scenes), 'scene')}")
+    lines = [f"data set  {dataset.name}: {_count(len(dataset), 'frame')} in {_count(len(scenes), 'scene')}"]
     for name, frames in list(scenes.items())[:EXAMPLES] if len(scenes) < len(dataset) else []:
-        typer.echo(f"scene     {name}: {_count(frames, 'frame')}")
+        lines.append(f"scene     {name}: {_count(frames, 'frame')}")
     if EXAMPLES < len(scenes) < len(dataset):
-        typer.echo(f"scene     ... and {len(scenes) - EXAMPLES} more")
+        lines.append(f"scene     ... and {len(scenes) - EXAMPLES} more")
     if broken:
-        typer.echo(f"broken    {_count(len(broken), 'frame')}, see clever3d data check; the first: {broken[0]}")
-    typer.echo(f"first     {first.id}")
-    for line in _contents(first):
-        typer.echo(line)
+        lines.append(f"broken    {_count(len(broken), 'frame')}, see clever3d data check; the first: {broken[0]}")
+    return [*lines, f"first     {first.id}", *_contents(first)]
+
+
+@contextlib.contextmanager
+def _output() -> Iterator[None]:
+    """An output that cannot be written ends the command with a message, not a traceback; a closed pipe, silently."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise  # typer ends with status 1
+        raise DataError(f"the output cannot be written: {error.strerror}; make room, or send it elsewhere") from error
 
 
 def _scenes(dataset: Dataset) -> tuple[dict[str, int], list[str]]:
@@ -221,10 +240,17 @@ def _show(found: Report, report: Path | None) -> None:
         if len(group) > len(shown):
             rest = "" if report is not None else " (--json FILE lists all)"
             typer.echo(f"            ... and {len(group) - len(shown):,} more{rest}")
-    frames = len({finding.index for finding in found.findings if finding.severity != "note"})
+    frames = len({f.index for f in found.findings if f.severity != "note" and f.index >= 0})
     counts = ", ".join(_count(found.count(severity), severity) for severity in ("error", "warning", "note"))
     kept = f" ({found.kept:,} unchanged since the last check)" if found.kept else ""
     speed = f"{(found.frames - found.kept) / max(found.seconds, 1e-9):.1f} frames/s"
+    at = found.looked_at
+    typer.echo(
+        f"looked at {_count(at['scans'], 'scan')}, {_count(at['images'], 'image')}, labels of "
+        f"{_count(at['labels'], 'scan')}, boxes of {_count(at['boxes'], 'scan')}, {_count(at['sweeps'], 'sweep')}"
+    )
+    for what in found.unchecked:
+        typer.echo(f"not checked: {what}")
     typer.echo(
         f"{found.dataset}: {_count(found.frames, 'frame')}{kept} checked in {found.seconds:.1f} s ({speed}): "
         + (f"{counts}; {_count(frames, 'frame')} affected" if found.findings else "clean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 from pathlib import Path
@@ -58,6 +59,9 @@ DATASETS: dict[str, type[Dataset]] = {
 }
 
 
+_LOOK_AT_MOST = 100  # folders below one that is no data set (our choice)
+
+
 def open_dataset(spec: str | Path) -> Dataset:
     """The data set that `spec` names: `kitti:/path`, `nuscenes:/path#version=v1.0-mini&split=mini_train`, `/path`.
 
@@ -96,9 +100,20 @@ def _guess(root: Path) -> str:
         raise DataError(f"{root} is no folder; pass the data set's folder, or NAME:PATH (names: {', '.join(DATASETS)})")
     name = guess_dataset(root)
     if name is None:
-        layouts = "; ".join(kind.LAYOUT for kind in DATASETS.values())
-        raise DataError(f"cannot tell which data set {root} is ({layouts}); check the path, or say it as NAME:PATH")
+        raise DataError(f"cannot tell which data set {root} is; {_advice(root)}")
     return name
+
+
+def _advice(root: Path) -> str:
+    below: dict[str, Path] = {}  # name -> the first folder that has its layout
+    with contextlib.suppress(OSError):
+        for folder in sorted(path for path in root.iterdir() if path.is_dir())[:_LOOK_AT_MOST]:
+            if (name := guess_dataset(folder)) is not None:
+                below.setdefault(name, folder)
+    if not below:
+        return f"check the path, or say it as NAME:PATH (names: {', '.join(DATASETS)})"
+    name, folder = next(iter(below.items()))
+    return f"below it lie {', '.join(below)}: try {name}:{folder}"
 
 
 def _options(name: str, text: str) -> dict[str, object]:

@@ -116,12 +116,16 @@ class Dataset(ABC):
 
     name: as in `open_dataset("NAME:PATH")`. LAYOUT: the folders that it needs, in words. OPTIONS: what may follow
     the path, `NAME:PATH#key=value&key=value`, and how each value is made from text; the keys are keyword arguments of
-    the constructor. label_spec: what its point labels mean, None where it has none.
+    the constructor. label_spec: what its point labels mean, None where it has none. NUMBERED: the names of the scans
+    count the frames of a scene, so that a number left out is a frame left out. LONE_FILES_ARE_USUAL: the data set was
+    published with images that have no scan.
     """
 
     name: str
     LAYOUT: ClassVar[str]
     OPTIONS: ClassVar[Mapping[str, Callable[[str], Any]]] = {}
+    NUMBERED: ClassVar[bool] = False
+    LONE_FILES_ARE_USUAL: ClassVar[bool] = False
     label_spec: LabelSpec | None = None
 
     @abstractmethod
@@ -136,6 +140,10 @@ class Dataset(ABC):
     def ids(self) -> list[str]:
         """The ids of all frames, in order. A data set that knows them without making frames overrides this."""
         return [frame.id for frame in self]
+
+    def orphans(self) -> Iterable[tuple[Path, Path]]:
+        """(file, scan) of each frame whose scan is not there though another file of it is. By default none."""
+        return ()
 
     @classmethod
     @abstractmethod

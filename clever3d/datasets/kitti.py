@@ -27,6 +27,7 @@ from clever3d.datasets.kitti_files import (
     read_lines,
     rigid_entry,
     rotation_entry,
+    without_scan,
 )
 from clever3d.datasets.labels import PointLabels
 from clever3d.errors import DataError, InputError
@@ -84,9 +85,9 @@ class KittiObject(Dataset):
             raise InputError(f"scene={scene}: give the number (at least 1) of leading characters of the id")
         if labels not in (None, PSEUDO_LABELS):
             raise InputError(f"labels={labels!r}: the only point labels of KITTI object are {PSEUDO_LABELS!r}")
-        files = _list_files(_subset_folder(root, split), cameras, labels)
-        if split is not None:
-            files = _of_split(files, root, split)
+        files, self._orphans = _list_files(_subset_folder(root, split), cameras, labels)
+        if split is not None and (chosen := _of_split(files, root, split)) is not files:
+            files, self._orphans = chosen, []  # a listed frame without a scan is an error; the others are not asked for
         self._files = [files[number] for number in sorted(files)]
         require_unique((file.scan.stem for file in self._files), str(root))
         self._scene = scene
@@ -102,6 +103,9 @@ class KittiObject(Dataset):
 
     def ids(self) -> list[str]:
         return [files.scan.stem for files in self._files]
+
+    def orphans(self) -> list[tuple[Path, Path]]:
+        return self._orphans
 
     def __getitem__(self, index: int) -> Frame:
         files = self._files[index]
@@ -142,8 +146,10 @@ def _subset_folder(root: Path, split: str | None) -> Path:
     return root / "training" if (root / "training").is_dir() else root
 
 
-def _list_files(folder: Path, cameras: tuple[str, ...] | None, labels: str | None) -> dict[int, _Files]:
-    """The files of each frame by its number, every partner checked to be there."""
+def _list_files(
+    folder: Path, cameras: tuple[str, ...] | None, labels: str | None
+) -> tuple[dict[int, _Files], list[tuple[Path, Path]]]:
+    """The files of each frame by its number, every partner checked to be there; and the files without a scan."""
     if (folder / "points").is_dir() and not (folder / "velodyne").is_dir():
         scans = frame_files(folder / "points", (".pcd",))
     else:
@@ -165,7 +171,7 @@ def _list_files(folder: Path, cameras: tuple[str, ...] | None, labels: str | Non
             boxes=boxes.get(number),
             labels=None if labels is None else partner(pseudo, number, folder / labels, ".u1", scan),
         )
-    return files
+    return files, without_scan(scans, [*images.values(), boxes, pseudo, calibrations])
 
 
 def _wanted_cameras(folder: Path, cameras: tuple[str, ...] | None) -> tuple[str, ...]:

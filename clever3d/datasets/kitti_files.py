@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -206,6 +207,18 @@ def frame_files(folder: Path, suffixes: tuple[str, ...]) -> dict[int, Path]:
     if not files:
         raise DataError(f"{folder} holds no {' or '.join(suffixes)} file; check the path and the download")
     return files
+
+
+def without_scan(scans: Mapping[int, Path], others: Iterable[Mapping[int, Path]]) -> list[tuple[Path, Path]]:
+    """(file, where its scan should be) of each frame number that is in one of `others` and not in `scans`."""
+    lone: dict[int, Path] = {}
+    for files in others:
+        for number in files.keys() - scans.keys():
+            lone.setdefault(number, files[number])
+    if not lone:
+        return []
+    like = next(iter(scans.values()))
+    return [(lone[n], like.with_name(f"{n:0{len(like.stem)}d}{like.suffix}")) for n in sorted(lone)]
 
 
 def partner(files: dict[int, Path], number: int, folder: Path, suffix: str, scan: Path) -> Path:

@@ -27,6 +27,7 @@ from clever3d.datasets.kitti_files import (
     read_calibration,
     read_kitti_points,
     rotation_entry,
+    without_scan,
 )
 from clever3d.datasets.kitti_oxts import Oxts, Timestamps
 from clever3d.errors import DataError, InputError
@@ -58,6 +59,8 @@ class KittiRaw(Dataset):
     name = "kitti_raw"
     LAYOUT = "KITTI raw needs calib_cam_to_cam.txt, calib_velo_to_cam.txt and *_sync drive folders in a day's folder"
     OPTIONS: ClassVar = {"cameras": names, "sweeps": int}
+    NUMBERED = True
+    LONE_FILES_ARE_USUAL = True
 
     def __init__(self, root: Path | str, *, cameras: tuple[str, ...] | None = None, sweeps: int = 0) -> None:
         root = require_folder(Path(root).expanduser(), self.LAYOUT)
@@ -65,6 +68,7 @@ class KittiRaw(Dataset):
             raise InputError(f"sweeps={sweeps}: give the number of earlier scans, 0 or more")
         self._sweeps = sweeps
         self._frames: list[tuple[_Drive, int]] = []
+        self._orphans: list[tuple[Path, Path]] = []
         for day in _days(root):
             calibration = _Day.read(day)
             folders = sorted(path for path in day.glob("*_sync") if path.is_dir())
@@ -75,6 +79,7 @@ class KittiRaw(Dataset):
                 if sweeps:
                     drive.require_poses_and_times()
                 self._frames.extend((drive, number) for number in drive.numbers)
+                self._orphans += drive.orphans
         require_unique(self.ids(), str(root))
 
     @classmethod
@@ -86,6 +91,9 @@ class KittiRaw(Dataset):
 
     def ids(self) -> list[str]:
         return [drive.id(number) for drive, number in self._frames]
+
+    def orphans(self) -> list[tuple[Path, Path]]:
+        return self._orphans
 
     def __getitem__(self, index: int) -> Frame:
         drive, number = self._frames[index]
@@ -142,6 +150,7 @@ class _Drive:
     times: dict[str, Timestamps]  # by the folder they lie in
     oxts: Oxts | None
     tracklets: Path | None
+    orphans: list[tuple[Path, Path]]  # image, scan
     numbers: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -151,9 +160,11 @@ class _Drive:
     def open(cls, folder: Path, day: _Day, cameras: tuple[str, ...] | None) -> _Drive:
         scans = frame_files(require_folder(folder / "velodyne_points" / "data", KittiRaw.LAYOUT), (".bin",))
         images: dict[str, dict[int, Path]] = {}
+        listed: list[dict[int, Path]] = []
         for name in _wanted_cameras(folder, cameras):
             data = folder / name / "data"
             found = frame_files(data, IMAGE_SUFFIXES)
+            listed.append(found)
             images[name] = {n: partner(found, n, data, ".png", scan) for n, scan in scans.items()}
         times = {name: folder / name / "timestamps.txt" for name in ("velodyne_points", *images)}
         packets = folder / "oxts" / "data"
@@ -169,6 +180,7 @@ class _Drive:
             times={name: Timestamps(path) for name, path in times.items() if path.is_file()},
             oxts=oxts,
             tracklets=tracklets if tracklets.is_file() else None,
+            orphans=without_scan(scans, listed),
         )
 
     def id(self, number: int) -> str:

@@ -28,6 +28,7 @@ from clever3d.datasets.kitti_files import (
     read_point_labels,
     read_poses,
     rigid_entry,
+    without_scan,
 )
 from clever3d.datasets.semantickitti_labels import SEMANTICKITTI, SPLITS
 from clever3d.errors import DataError, InputError
@@ -61,6 +62,7 @@ class SemanticKitti(Dataset):
     name = "semantickitti"
     LAYOUT = "SemanticKITTI needs sequences/NN/velodyne below it"
     OPTIONS: ClassVar = {"split": str, "sequences": names, "cameras": names, "sweeps": int}
+    NUMBERED = True
     label_spec = SEMANTICKITTI
 
     def __init__(
@@ -79,11 +81,13 @@ class SemanticKitti(Dataset):
         require_folder(folder, self.LAYOUT)
         self._sweeps = sweeps
         self._frames: list[tuple[_Sequence, int]] = []
+        self._orphans: list[tuple[Path, Path]] = []
         for number in _chosen(folder, split, sequences):
             sequence = _Sequence.open(folder / number, cameras)
             if sweeps:
                 sequence.require_poses_and_times()
             self._frames.extend((sequence, place) for place in range(len(sequence.numbers)))
+            self._orphans += sequence.orphans
         require_unique(self.ids(), str(folder))
 
     @classmethod
@@ -95,6 +99,9 @@ class SemanticKitti(Dataset):
 
     def ids(self) -> list[str]:
         return [sequence.id(place) for sequence, place in self._frames]
+
+    def orphans(self) -> list[tuple[Path, Path]]:
+        return self._orphans
 
     def __getitem__(self, index: int) -> Frame:
         sequence, place = self._frames[index]
@@ -126,6 +133,7 @@ class _Sequence:
     velo_to_camera: Matrix | None  # Tr [4, 4]
     poses: Matrix | None  # of camera 0 [F, 4, 4]
     times: Matrix | None  # [F, 1]
+    orphans: list[tuple[Path, Path]]  # label or image, scan
 
     @classmethod
     def open(cls, folder: Path, cameras: tuple[str, ...] | None) -> _Sequence:
@@ -134,16 +142,19 @@ class _Sequence:
         calibration = folder / "calib.txt"
         values = read_calibration(calibration) if calibration.is_file() or wanted else None
         poses, times = folder / "poses.txt", folder / "times.txt"
+        labels = frame_files(folder / "labels", (".label",)) if (folder / "labels").is_dir() else None
+        images = {name: frame_files(folder / name, IMAGE_SUFFIXES) for name in wanted}
         return cls(
             folder=folder,
             scans=scans,
             numbers=sorted(scans),
-            labels=_partners(folder / "labels", (".label",), scans) if (folder / "labels").is_dir() else {},
-            images={name: _partners(folder / name, IMAGE_SUFFIXES, scans) for name in wanted},
+            labels={} if labels is None else _partners(labels, folder / "labels", ".label", scans),
+            images={name: _partners(files, folder / name, ".png", scans) for name, files in images.items()},
             projections={name: projection_entry(values or {}, CAMERAS[name], calibration) for name in wanted},
             velo_to_camera=None if values is None else rigid_entry(values, "Tr", calibration),
             poses=read_poses(poses) if poses.is_file() else None,
             times=read_numbers(times, 1, "times") if times.is_file() else None,
+            orphans=without_scan(scans, [*([] if labels is None else [labels]), *images.values()]),
         )
 
     def id(self, place: int) -> str:
@@ -192,9 +203,8 @@ class _Sequence:
         return tuple(earlier)
 
 
-def _partners(folder: Path, suffixes: tuple[str, ...], scans: dict[int, Path]) -> dict[int, Path]:
-    files = frame_files(folder, suffixes)
-    return {n: partner(files, n, folder, suffixes[0], scan) for n, scan in scans.items()}
+def _partners(files: dict[int, Path], folder: Path, suffix: str, scans: dict[int, Path]) -> dict[int, Path]:
+    return {n: partner(files, n, folder, suffix, scan) for n, scan in scans.items()}
 
 
 def _chosen(folder: Path, split: str | None, sequences: tuple[str, ...] | None) -> list[str]:

@@ -73,14 +73,15 @@ def finite_rows(xyz: NDArray[np.float32]) -> NDArray[np.bool_]:
     return rows
 
 
-def check_labels(frame: Frame, total: int, faults: list[Fault]) -> None:
+def check_labels(frame: Frame, total: int, faults: list[Fault]) -> bool:
+    """Whether there are labels that could be read."""
     if frame.read_labels is None:
-        return
+        return False
     path = own_file(frame, frame.read_labels)
     try:
         labels = frame.labels()
         if labels is None:
-            return
+            return False
         path = labels.path or path
         for values, what in ((labels.semantic, "labels"), (labels.instance, "instances")):
             if values is not None and len(values) != total:
@@ -89,16 +90,18 @@ def check_labels(frame: Frame, total: int, faults: list[Fault]) -> None:
         raise
     except Exception as error:
         faults += absent_files(frame.read_labels) or [("bad-labels", path or file_in(says(error)), says(error))]
-        return
+        return False
     try:
         labels.train_ids  # noqa: B018  (raises for an id that the spec does not have)
     except Exception as error:
         faults.append(("unknown-label", path, says(error)))
+    return True
 
 
-def check_boxes(frame: Frame, xyz: NDArray[np.float32], faults: list[Fault]) -> None:
+def check_boxes(frame: Frame, xyz: NDArray[np.float32], faults: list[Fault]) -> bool:
+    """Whether there are boxes, of which the frame may have none, that could be read."""
     if frame.read_boxes is None:
-        return
+        return False
     path = own_file(frame, frame.read_boxes)
     try:
         boxes = frame.boxes()
@@ -107,14 +110,15 @@ def check_boxes(frame: Frame, xyz: NDArray[np.float32], faults: list[Fault]) -> 
         raise
     except Exception as error:
         faults += absent_files(frame.read_boxes) or [("bad-boxes", path or file_in(says(error)), says(error))]
-        return
+        return False
     if boxes is None or good is None:
-        return
+        return False
     if boxes.track_ids is not None and len(set(boxes.track_ids)) < len(boxes.track_ids):
         double = next(track for track in boxes.track_ids if boxes.track_ids.count(track) > 1)
         faults.append(("same-track", path, f"frame {frame.id}: two boxes have the track id {double!r}"))
     if boxes.num_points is not None:
         _recount(boxes.select(good), xyz, f"frame {frame.id}", path, faults)
+    return True
 
 
 def _good_boxes(boxes: Boxes, where: str, path: str, faults: list[Fault]) -> NDArray[np.bool_]:

@@ -43,11 +43,14 @@ def files_unchanged(files: tuple[File, ...]) -> bool:
     return all(file_state(Path(path)) == (path, size, changed) for path, size, changed in files)
 
 
-def fingerprint(frame: Frame) -> str:
-    """Changes with whatever the frame itself holds: names, paths, calibration, times, poses; not with its files."""
+def fingerprint(frame: Frame, unread: tuple[int, ...] = ()) -> str:
+    """Changes with whatever the frame itself holds: names, paths, calibration, times, poses; not with its files.
+
+    unread: places of the sweeps that are to be read with this frame.
+    """
     digest = hashlib.sha256()
     parts: list[object] = [frame.dataset, frame.id, frame.scene, frame.timestamp, frame.points_to_world]
-    parts += [frame.points_path]
+    parts += [frame.points_path, unread]
     for camera in frame.cameras:
         parts += [camera.name, camera.image_path, camera.intrinsics, camera.points_to_camera, camera.distortion]
         parts += [camera.image_size, camera.timestamp]
@@ -62,6 +65,13 @@ def fingerprint(frame: Frame) -> str:
             digest.update(repr(part).encode())
         digest.update(b"\0")
     return digest.hexdigest()[:32]
+
+
+def scan_keys(frame: Frame) -> list[int]:
+    """A number for the frame's scan and for each of its sweeps: the same for what is read from the same place."""
+    scans = [(frame.points_path, frame.read)]
+    scans += [(sweep.points_path, sweep.read or frame.read) for sweep in frame.sweeps]
+    return [hash((str(path), repr([a for a in _arguments(read) if isinstance(a, _PLAIN)]))) for path, read in scans]
 
 
 def own_file(frame: Frame, reader: Reader | None) -> str:

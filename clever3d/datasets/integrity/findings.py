@@ -41,15 +41,21 @@ KINDS: Mapping[str, tuple[Severity, str]] = {
     "box-recount": ("warning", "boxes that hold far more or far fewer points than the data set says"),
     "same-track": ("warning", "two boxes of one frame with one track id"),
     "same-time": ("warning", "the timestamp of the frame before it"),
+    "orphan": ("warning", "a file whose scan is not there: is the download incomplete?"),
     "pose-jump": ("warning", "the pose jumps or turns faster than a vehicle"),
     "origin-points": ("note", "points at the sensor's origin"),
+    "image-without-scan": ("note", "an image whose scan is not there; the data set was published with some"),
+    "number-gap": ("note", "numbers of a scene that no scan has"),
     "no-returns": ("note", "points without a return: x, y and z NaN in a .pcd"),
 }
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault. kind: a key of KINDS. index, frame, scene: of the frame. path: the file, "" where it is not known."""
+    """One fault. kind: a key of KINDS. index, frame, scene: of the frame, -1 and "" for a file that is in none.
+
+    path: the file, "" where it is not known.
+    """
 
     kind: str
     index: int
@@ -73,7 +79,8 @@ class Report:
     """What a whole check found.
 
     dataset: its name. frames: their number. kept: how many of them a state file vouched for. findings: by frame, in the
-    order of the data set. points: in all scans that could be read. seconds: of this run.
+    order of the data set. points: in all scans that could be read. seconds: of this run. looked_at: how many scans,
+    images, labels, boxes and sweeps were read, or were and are unchanged. unchecked: what was not, and how it can be.
     """
 
     dataset: str
@@ -83,6 +90,8 @@ class Report:
     seconds: float
     points: int
     findings: tuple[Finding, ...] = field(repr=False)
+    looked_at: Mapping[str, int] = field(default_factory=dict)
+    unchecked: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
         """How many findings are so bad."""
@@ -111,6 +120,8 @@ class Report:
             "fast": self.fast,
             "seconds": round(self.seconds, 3),
             "points": self.points,
+            "looked_at": dict(self.looked_at),
+            "unchecked": list(self.unchecked),
             "clean": self.clean,
             "counts": {severity: self.count(severity) for severity in ("error", "warning", "note")},
             "findings": [finding.to_dict() for finding in self.findings],

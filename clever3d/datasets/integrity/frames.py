@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from clever3d.datasets.geometry import check_transform
 from clever3d.datasets.integrity.contents import check_boxes, check_labels, check_values, check_view, finite_rows
 from clever3d.datasets.integrity.files import Fault, File, absence, file_state, files_of, missing_files, says
 from clever3d.datasets.integrity.images import check_image
+from clever3d.datasets.integrity.sequence import ENOUGH, FEW
 from clever3d.errors import DataError, MissingExtraError
 from clever3d.io import PointCloud
 
@@ -22,17 +25,20 @@ CAMERA_LAG = 0.5  # seconds between scan and image (our choice; a turn takes 0.0
 @dataclass(frozen=True)
 class Checked:
     """What the check of one frame gives: its faults; the number of points, None where they could not be read; the size
-    of each camera's image, None where it has none; all files it looked at."""
+    of each camera's image, None where it has none; all files it looked at; how many labels, boxes (0 or 1 each) and
+    sweeps were read."""
 
     faults: tuple[Fault, ...]
     points: int | None
     sizes: tuple[tuple[int, int] | None, ...]
     files: tuple[File, ...]
+    looked_at: tuple[int, int, int]
 
 
-def check_frame(frame: Frame, *, fast: bool = False) -> Checked:
-    """Read everything that the frame has and say what is wrong with it. fast: do not decode the images.
+def check_frame(frame: Frame, *, fast: bool = False, sweeps: tuple[int, ...] | None = None) -> Checked:
+    """Read everything that the frame has and say what is wrong with it.
 
+    fast: do not decode the images. sweeps: places of those to read, None for all.
     Nothing in the files makes it raise, except MissingExtraError: what cannot be read here can be read in no frame.
     """
     files = tuple(file_state(path) for path in files_of(frame))  # before they are read: a change meanwhile is a change
@@ -43,17 +49,37 @@ def check_frame(frame: Frame, *, fast: bool = False) -> Checked:
         _check_calibration(camera, size, frame, faults) for camera, size in zip(frame.cameras, sizes, strict=True)
     ]
     _check_poses(frame, faults)
+    read = _check_sweeps(frame, range(len(frame.sweeps)) if sweeps is None else sweeps, cloud, faults)
     if cloud is None:
         faults += missing_files(frame.read_labels) + missing_files(frame.read_boxes)
-        return Checked(tuple(dict.fromkeys(faults)), None, sizes, files)
+        return Checked(tuple(dict.fromkeys(faults)), None, sizes, files, (0, 0, read))
     rows = finite_rows(cloud.xyz)
     finite = cloud.xyz if rows.all() else cloud.xyz[rows]
     check_values(cloud, frame.points_path, faults)
-    check_labels(frame, len(cloud.xyz), faults)
-    check_boxes(frame, finite, faults)
+    labels = check_labels(frame, len(cloud.xyz), faults)
+    boxes = check_boxes(frame, finite, faults)
     if len(finite):
         check_view(frame, finite, sizes, usable, faults)
-    return Checked(tuple(dict.fromkeys(faults)), len(cloud.xyz), sizes, files)
+    return Checked(tuple(dict.fromkeys(faults)), len(cloud.xyz), sizes, files, (int(labels), int(boxes), read))
+
+
+def _check_sweeps(frame: Frame, places: Iterable[int], cloud: PointCloud | None, faults: list[Fault]) -> int:
+    """Read the sweeps at these places; how many could be. Their points are compared with those of each other."""
+    counts: dict[Path, int] = {}
+    for place in places:
+        sweep = frame.sweeps[place]
+        points = _read_points(replace(frame, points_path=sweep.points_path, read=sweep.read or frame.read), faults)
+        if points is not None:
+            counts[sweep.points_path] = len(points.xyz)
+            check_values(points, sweep.points_path, faults)
+    values = [*counts.values(), *([] if cloud is None else [len(cloud.xyz)])]
+    if len(values) >= ENOUGH:
+        median = float(np.median(values))
+        for path, count in counts.items():
+            if 0 < count < FEW * median:
+                message = f"{path} has {count} points, the scan and the sweeps around have {median:.0f}"
+                faults.append(("few-points", str(path), message))
+    return len(counts)
 
 
 def _read_points(frame: Frame, faults: list[Fault]) -> PointCloud | None:

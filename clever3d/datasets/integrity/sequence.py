@@ -92,6 +92,31 @@ def few_points(counts: NDArray[np.int64], scenes: NDArray[np.int64]) -> Iterator
                 yield int(rows[at]), int(values[at]), median
 
 
+def uncompared(counts: NDArray[np.int64], scenes: NDArray[np.int64]) -> int:
+    """How many frames `few_points` compares with none, because there are too few around them."""
+    known = scenes[counts >= 0]
+    _, sizes = np.unique(known, return_counts=True)
+    rest = int(sizes[sizes < ENOUGH].sum())
+    return rest if rest < ENOUGH else 0
+
+
+def number_gaps(numbers: NDArray[np.int64], scenes: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """(index, first number, last number) of the runs of numbers that no scan has; index: of the frame after.
+
+    numbers [F]: of each frame in its scene, -1 where it is not known. scenes [F]: the number of its scene. Numbers that
+    go up by another step than 1 throughout have no gaps.
+    """
+    for scene in np.unique(scenes[numbers >= 0]):
+        rows = np.flatnonzero((scenes == scene) & (numbers >= 0))
+        steps = np.diff(numbers[rows])
+        if len(steps) == 0 or (usual := int(np.sort(steps)[(len(steps) - 1) // 2])) < 1:
+            continue
+        between = np.diff(rows)  # more than 1 where a frame's number is not known: it is there
+        for at in np.flatnonzero(steps > usual * between):
+            before, after = int(numbers[rows[at]]), int(numbers[rows[at + 1]])
+            yield int(rows[at + 1]), before + usual * int(between[at]), after - usual
+
+
 class ImageSizes:
     """Sizes of the images of each camera of each scene, where the calibration does not say what they must be.
 

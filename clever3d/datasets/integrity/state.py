@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +12,7 @@ from clever3d.datasets.integrity.files import files_unchanged
 from clever3d.datasets.integrity.frames import Checked
 from clever3d.errors import DataError
 
-FORMAT = "clever3d.data-check-state.v1"
+FORMAT = "clever3d.data-check-state.v2"
 
 
 class State:
@@ -28,6 +29,8 @@ class State:
         self.path = path
         self._head = {"format": FORMAT, "dataset": dataset, "root": str(root.resolve())}
         self._lines: dict[str, int] = {}  # fingerprint -> where its line begins
+        if path.exists() and not path.is_file():
+            raise DataError(f"the state of the check cannot be kept in {path}: it is no file; give another")
         try:
             self._file = path.open("w+b" if anew or not path.exists() else "r+b")
         except OSError as error:
@@ -36,14 +39,18 @@ class State:
         try:
             self._load()
         except BaseException:
-            self._file.close()
+            self._close()
             raise
 
     def __enter__(self) -> State:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._file.close()
+        self._close()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):  # a line that could not be written has been reported; closing tries again
+            self._file.close()
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -59,7 +66,8 @@ class State:
             return None
         faults = tuple((kind, path, message) for kind, path, message in line["faults"])
         sizes = tuple(None if size is None else (size[0], size[1]) for size in line["sizes"])
-        return Checked(faults, line["points"], sizes, files)
+        labels, boxes, sweeps = line["looked_at"]
+        return Checked(faults, line["points"], sizes, files, (labels, boxes, sweeps))
 
     def add(self, fingerprint: str, frame_id: str, checked: Checked, *, fast: bool) -> None:
         """Write down what was found in a frame; it is in the file when this returns."""

@@ -12,13 +12,18 @@ from typing import Any
 import numpy as np
 
 from clever3d.datasets.base import Dataset, Frame
-from clever3d.datasets.integrity.files import file_in, files_of, fingerprint, says
+from clever3d.datasets.integrity.files import file_in, files_of, fingerprint, says, scan_keys
 from clever3d.datasets.integrity.findings import Finding, Report
 from clever3d.datasets.integrity.frames import Checked, check_frame
 from clever3d.datasets.integrity.pool import ProcessDied, run_isolated
-from clever3d.datasets.integrity.sequence import ImageSizes, Track, few_points
+from clever3d.datasets.integrity.sequence import ENOUGH, ImageSizes, Track, few_points, number_gaps, uncompared
 from clever3d.datasets.integrity.state import State
 from clever3d.errors import DataError, InputError, MissingExtraError
+
+LOOKED_AT = ("scans", "images", "labels", "boxes", "sweeps")
+# nuScenes' LiDAR makes 20 turns a second, of which 2 are key frames, and only these are frames.
+BETWEEN_KEY_FRAMES = 9
+_Task = tuple[Frame, tuple[int, ...]]  # frame, places of the sweeps to read with it
 
 
 def cores() -> int:
@@ -63,13 +68,20 @@ class _Walk:
         self.track, self.sizes = Track(), ImageSizes()
         self.points = np.full(len(dataset), -1, dtype=np.int64)  # [F]
         self.scenes = np.zeros(len(dataset), dtype=np.int64)  # [F]
+        self.numbers = np.full(len(dataset), -1, dtype=np.int64)  # [F]
+        self.looked_at = dict.fromkeys(LOOKED_AT, 0)
+        self.most_sweeps = 0
+        self.scans_met: set[int] = set()
         self.left_out: dict[str, Any] = {}  # fields of the frames that are not asked for
         self.done = self.kept = 0
 
     def run(self, jobs: int) -> Report:
         start = time.perf_counter()
         self._open_tables()
-        check = functools.partial(check_frame, fast=self.fast)
+        for path, scan in self.dataset.orphans():
+            kind = "image-without-scan" if self.dataset.LONE_FILES_ARE_USUAL else "orphan"
+            self.findings.append(Finding(kind, -1, "", "", str(path), f"{path} is there, but its scan {scan} is not"))
+        check = functools.partial(_check, fast=self.fast)
         for (index, frame, print_), result in run_isolated(check, self._frames(), jobs):
             if isinstance(result, MissingExtraError):
                 raise result
@@ -93,15 +105,18 @@ class _Walk:
             seconds=time.perf_counter() - start,
             points=int(known.sum()),
             findings=tuple(self.findings),
+            looked_at=self.looked_at,
+            unchecked=tuple(self._unchecked()),
         )
 
-    def _frames(self) -> Iterator[tuple[tuple[int, Frame, str], Frame]]:
+    def _frames(self) -> Iterator[tuple[tuple[int, Frame, str], _Task]]:
         """The frames to check, after what shows without reading them has been found."""
         for index in range(len(self.dataset)):
             try:
                 frame = replace(self.dataset[index], **self.left_out)
                 faults = list(self.track.follow(index, frame))
-                print_ = fingerprint(frame)
+                unread = self._unread_sweeps(frame)
+                print_ = fingerprint(frame, unread)
             except MissingExtraError:
                 raise
             except Exception as error:
@@ -110,15 +125,39 @@ class _Walk:
                 self._count()
                 continue
             self.scenes[index] = self.track.scene(frame)
+            self.most_sweeps = max(self.most_sweeps, len(frame.sweeps))
+            if self.dataset.NUMBERED and frame.points_path.stem.isdecimal():
+                self.numbers[index] = int(frame.points_path.stem)
             for kind, message in faults:
                 self._add(kind, index, frame, str(frame.points_path), message)
             found = None if self.state is None else self.state.find(print_, fast=self.fast)
             if found is None:
-                yield (index, frame, print_), frame
+                yield (index, frame, print_), (frame, unread)
             else:
                 self.kept += 1
                 self._take(index, frame, found)
                 self._count()
+
+    def _unread_sweeps(self, frame: Frame) -> tuple[int, ...]:
+        """Places of the sweeps that are no scan or sweep of this frame or one before."""
+        if not frame.sweeps and "sweeps" not in self.dataset.OPTIONS:
+            return ()
+        own, *keys = scan_keys(frame)
+        self.scans_met.add(own)
+        unread = tuple(place for place, key in enumerate(keys) if key not in self.scans_met)
+        self.scans_met.update(keys)
+        return unread
+
+    def _unchecked(self) -> Iterator[str]:
+        """What this check does not look at, though one might think so."""
+        if self.dataset.name == "nuscenes" and self.most_sweeps < BETWEEN_KEY_FRAMES:
+            which = f"sweeps further than {self.most_sweeps} before a key frame, if there are any"
+            which = which if self.most_sweeps else "sweeps between key frames"
+            yield f"{which} (add #sweeps={BETWEEN_KEY_FRAMES})"
+        if few := uncompared(self.points, self.scenes):
+            yield f"number of points of {few} scans (too few frames to compare them with, {ENOUGH} are needed)"
+        if self.fast:
+            yield "the inside of images (--fast)"
 
     def _open_tables(self) -> None:
         """Read labels and boxes of a frame first, so that what a reader makes of its tables is made once, here.
@@ -154,6 +193,9 @@ class _Walk:
             self._add(kind, index, frame, path, message)
         if checked.points is not None:
             self.points[index] = checked.points
+        counts = (checked.points is not None, sum(size is not None for size in checked.sizes), *checked.looked_at)
+        for what, count in zip(LOOKED_AT, counts, strict=True):
+            self.looked_at[what] += count
         self.sizes.add(index, int(self.scenes[index]), frame, checked.sizes)
 
     def _compare(self) -> None:
@@ -162,6 +204,11 @@ class _Walk:
             if frame := self._frame(index):
                 message = f"{frame.points_path} has {points} points, the frames around have {median:.0f}"
                 self._add("few-points", index, frame, str(frame.points_path), message)
+        for index, low, high in number_gaps(self.numbers, self.scenes):
+            if frame := self._frame(index):
+                which = f"the number {low}" if low == high else f"the numbers {low} to {high}"
+                message = f"{frame.points_path}: just before it, no scan has {which}"
+                self._add("number-gap", index, frame, str(frame.points_path), message)
         for index, name, (width, height), usual in self.sizes.odd():
             if frame := self._frame(index):
                 path = next(camera.image_path for camera in frame.cameras if camera.name == name)
@@ -175,6 +222,11 @@ class _Walk:
         self.done += 1
         if self.progress is not None:
             self.progress(self.done, len(self.dataset))
+
+
+def _check(task: _Task, fast: bool) -> Checked:
+    frame, sweeps = task
+    return check_frame(frame, fast=fast, sweeps=sweeps)
 
 
 def _shared_error(frame: Frame, part: str) -> str:
