@@ -3,9 +3,10 @@
     python benchmarks/occlusion.py kitti:KITTI nuscenes:NUSCENES [--picture docs/images/occlusion.png]
 
 On the data sets given: the share of the paired points that the test calls hidden. On the embedded world, whose cameras
-know the depth of every pixel (two drives for each sensor suite): a point is hidden if everything in the 3 x 3 pixels
-around it is clearly nearer, visible if nothing is, and left out of the count in between. Prints a table in Markdown and
-writes JSON; `--picture` draws one camera of the world, hidden points red.
+know the depth of every pixel (two frames of three drives through each place, for each sensor suite): a point is hidden
+if everything in the 3 x 3 pixels around it is clearly nearer, visible if nothing is, and left out of the count in
+between. Prints a table in Markdown, place by place and over all, and writes JSON; `--picture` draws one camera of the
+world, hidden points red.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from clever3d.datasets import Camera, open_dataset
 from clever3d.datasets.geometry import inverse
 from clever3d.datasets.occlusion import OcclusionConfig, hidden
 from clever3d.datasets.synthetic.truth import CameraShot, WorldFrame
-from clever3d.datasets.synthetic.world import simulate
+from clever3d.datasets.synthetic.world import PLACES, simulate
 from clever3d.distill.pairing import MIN_DEPTH, view
 from clever3d.evaluate import speed
 
-DRIVES = [("street", 0), ("crossing", 1)]
+SEEDS, FRAMES = (101, 102, 103), 2  # of each place; how the world falls out matters more than the number of frames
+SCALES = {"kitti": 1.0, "nuscenes": 0.5}  # of the images: pixels of about 0.08 degrees in both, only depth counts
 CLEARLY = (0.03, 0.3)  # nearer by this share of the depth and so many metres
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +44,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "occlusion.json")
     options = parser.parse_args()
     rows = [real(spec, options.frames) for spec in options.sets]
-    rows += [world(sensor, options.picture if sensor == "kitti" else None) for sensor in ("kitti", "nuscenes")]
+    for sensor in SCALES:
+        rows += world(sensor, options.picture if sensor == "kitti" else None)
     print("| frames | pairs | called hidden | truly hidden | found | right | visible lost |")
     print("|---|---|---|---|---|---|---|")
     for row in rows:
@@ -71,25 +74,35 @@ def real(spec: str, count: int) -> dict[str, Any]:
     return {"frames": name, "pairs": found, "called hidden": removed / found}
 
 
-def world(sensor: str, picture: Path | None) -> dict[str, Any]:
-    called, true, sure = [], [], []
-    for place, seed in DRIVES:
-        for frame in simulate(sensor, place=place, seed=seed, frames=2, sweeps=False):
-            for shot in frame.cameras:
-                pixels, found, truth, certain, image = judged(frame, shot)
-                called.append(found)
-                true.append(truth)
-                sure.append(certain)
-                if picture is not None:
-                    draw(picture, pixels, found, image)
-                    picture = None
-    found, truth, certain = (np.concatenate(parts) for parts in (called, true, sure))
-    n = len(found)
-    found, truth = found[certain], truth[certain]
+def world(sensor: str, picture: Path | None) -> list[dict[str, Any]]:
+    """A row for each place, and one over all of them."""
+    places = {}
+    for place in PLACES:
+        parts: list[tuple[Array, Array, Array]] = []
+        for seed in SEEDS:
+            drive = simulate(sensor, place=place, seed=seed, frames=FRAMES, sweeps=False, image_scale=SCALES[sensor])
+            for frame in drive:
+                for shot in frame.cameras:
+                    pixels, found, truth, certain, image = judged(frame, shot)
+                    parts.append((found, truth, certain))
+                    if picture is not None:
+                        draw(picture, pixels, found, image)
+                        picture = None
+        places[place] = parts
+    count = len(SEEDS) * FRAMES
+    rows = [scored(f"world, {sensor}, {place}, {count}", parts) for place, parts in places.items()]
+    everything = [part for parts in places.values() for part in parts]
+    return [*rows, scored(f"world, {sensor}, all places, {count * len(places)}", everything)]
+
+
+def scored(name: str, parts: list[tuple[Array, Array, Array]]) -> dict[str, Any]:
+    """Shares over called hidden, truly hidden and certain [M] of many images."""
+    called, truth, certain = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    found, truth = called[certain], truth[certain]
     return {
-        "frames": f"world, {sensor}, {2 * len(DRIVES)}",
-        "pairs": n,
-        "called hidden": float(np.concatenate(called).mean()),
+        "frames": name,
+        "pairs": len(called),
+        "called hidden": float(called.mean()),
         "uncertain": float(1 - certain.mean()),
         "hidden": float(truth.mean()),
         "recall": float(found[truth].mean()),
@@ -112,13 +125,8 @@ def judged(frame: WorldFrame, shot: CameraShot) -> tuple[Array, Array, Array, Ar
     u, v = np.rint(pixels).astype(int).clip(0, [width - 1, height - 1]).T
     around = np.stack([edge[v + dv, u + du] for dv in range(3) for du in range(3)])  # [9, M]
     nearer = around * (1 + CLEARLY[0]) + CLEARLY[1] < depth
-    return (
-        pixels,
-        hidden(pixels, depth, camera),
-        nearer.all(axis=0),
-        nearer.all(axis=0) | ~nearer.any(axis=0),
-        shown.image,
-    )
+    truth, visible = np.all(nearer, axis=0), ~np.any(nearer, axis=0)
+    return pixels, hidden(pixels, depth, camera), truth, truth | visible, shown.image
 
 
 def draw(path: Path, pixels: Array, found: Array, image: Array) -> None:

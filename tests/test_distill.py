@@ -26,7 +26,7 @@ import clever3d
 from clever3d.datasets import open_dataset
 from clever3d.distill.cli import main
 from clever3d.distill.feature_cache import FeatureCache
-from clever3d.distill.task import Example, compare
+from clever3d.distill.task import Distillation, Example, compare
 from clever3d.distill.teachers import Teacher, sample_grid
 from clever3d.distill.train import load_head
 from clever3d.errors import CheckpointError
@@ -254,25 +254,75 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "name"),
+    ("change", "name"),
     [
-        ("--loop.lr", "0.5", "loop.lr: 0.01 then, 0.5 now"),
-        ("--data.pairs", "128", "data.pairs: 256 then, 128 now"),
-        ("--augment.flip", "0", "augment.flip: 0.5 then, 0.0 now"),
-        ("--target", "none", "target: 'center' then, 'none' now"),
-        ("--teacher.layer", "norm", "teacher: "),
-        ("--data.exclude", "kitti/000000", "frames: "),
+        ("--loop.lr 0.5", "loop.lr: 0.01 then, 0.5 now"),
+        ("--data.pairs 128", "data.pairs: 256 then, 128 now"),
+        ("--data.cameras one", "data.cameras: 'all' then, 'one' now"),
+        ("--data.occlusion", "data.occlusion: False then, True now"),
+        ("--augment.flip 0", "augment.flip: 0.5 then, 0.0 now"),
+        ("--target none", "target: 'center' then, 'none' now"),
+        ("--teacher.layer norm", "teacher: "),
+        ("--data.exclude kitti/000000", "frames: "),
     ],
 )
 def test_a_changed_option_is_named_and_the_run_left_as_it_was(
-    work: Workplace, run: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, name: str
+    work: Workplace, run: Path, capsys: pytest.CaptureFixture[str], change: str, name: str
 ) -> None:
     before = contents(run)
-    assert work.train("run", "--resume", option, value) == 2
+    assert work.train("run", "--resume", *change.split()) == 2
     message = capsys.readouterr().err
     assert name in message
     assert "voxel" not in message  # an option that did not change
     assert contents(run) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ("#scene=3", "data_sets: ['kitti'] then, ['kitti#scene=3'] now"),  # the same frames in other scenes
+        ("#cameras=image_3", "frame_cameras: "),  # the same frames through another camera
+    ],
+)
+def test_a_data_set_opened_with_another_option_is_not_the_one_the_run_began_with(
+    work: Workplace, run: Path, capsys: pytest.CaptureFixture[str], options: str, name: str
+) -> None:
+    before = contents(run)
+    training = work.folder / "stereo" / "training"
+    if not training.exists():
+        shutil.copytree(work.folder / "related" / "training", training)
+        shutil.copytree(training / "image_2", training / "image_3")
+        for path in (training / "calib").iterdir():
+            path.write_text(path.read_text() + path.read_text().splitlines()[0].replace("P2", "P3") + "\n")
+    assert work.train("run", "--resume", data=f"stereo{options}") == 2
+    message = capsys.readouterr().err
+    assert "belongs to another configuration" in message and name in message
+    assert contents(run) == before
+
+
+def test_a_run_goes_on_with_files_that_have_moved_and_a_data_set_that_is_guessed(work: Workplace, run: Path) -> None:
+    copy_of(work, run, "moved")
+    shutil.copytree(work.folder / "related", work.folder / "elsewhere")
+    with pytest.MonkeyPatch.context() as patch:
+        command = work.command("moved", "--resume", data="elsewhere")
+        command[3] = command[3].removeprefix("kitti:")
+        patch.setattr(sys, "argv", ["clever3d-train", *command])
+        main()
+    assert work.records("moved") == work.records("run")
+
+
+def test_the_teacher_sees_every_image_before_the_first_step(
+    work: Workplace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Validation frames too, whose images no step would ask for: a folder of features that is complete, or an error."""
+
+    def step(self: Distillation, number: int) -> Any:
+        raise CheckpointError("a step")
+
+    monkeypatch.setattr(Distillation, "loss", step)
+    assert work.train("early", "--teacher.cache", str(work.folder / "early-cache")) == 2
+    assert "a step" in capsys.readouterr().err
+    assert len(list((work.folder / "early-cache").rglob("*.safetensors"))) == 6
 
 
 def test_a_run_can_be_made_longer(work: Workplace, run: Path) -> None:

@@ -278,6 +278,35 @@ def test_too_many_broken_frames_end_the_training_with_their_names(tmp_path: Path
         task.validate()
 
 
+class Regions:
+    """Features that say where in the image: in its left half, its right half, or the lower edge of that."""
+
+    def get(self, image_path: Path) -> Tensor:
+        grid = torch.zeros(CHANNELS, HEIGHT, WIDTH)  # a patch a pixel
+        grid[0, :, :20], grid[1, :15, 20:], grid[2, 15:, 20:] = 1.0, 1.0, 1.0
+        return grid.half()
+
+
+def test_the_statistics_are_those_of_the_pairs_that_the_options_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean target counts the pairs: without what is hidden, and with the ground under the image, as asked."""
+    monkeypatch.setattr("test_distill_task.Grids", Regions)
+    near = np.array([[4.0, y, z] for y in np.arange(4, 7.5, 0.02) for z in np.arange(0.5, 3, 0.05)])  # u 1 to 10
+    behind = np.array([[20.0, y, z] for y in np.arange(21, 36, 0.2) for z in np.arange(3, 14, 0.2)])  # same place
+    right = np.array([[20.0, y, 10.0] for y in np.arange(-36, -21, 0.005)])  # u 30 to 38, v 5
+    under = np.array([[4.0, y, -5.0] for y in np.arange(-7, -4, 0.001)])  # u 30 to 37, v 22
+    frame = example(tmp_path, 0, np.concatenate([near, behind, right, under]))
+    left = len(near) + len(behind)
+    for data, counts in (
+        ({}, [left, len(right), 0]),
+        ({"occlusion": True}, [len(near), len(right), 0]),
+        ({"below": 0.5}, [left, len(right), len(under)]),
+    ):
+        mean = distillation([frame], **data).stats.mean[0]
+        np.testing.assert_allclose(mean[:3], np.array(counts) / sum(counts), atol=0.02)
+
+
 def test_one_camera_and_the_occlusion_test_are_options_of_the_training(tmp_path: Path) -> None:
     near = np.array([[4.0, y, z] for y in np.arange(-2, 2, 0.02) for z in np.arange(-1.5, 1.5, 0.05)])
     behind = np.array([[20.0, y, z] for y in np.arange(-8, 8, 1.0) for z in np.arange(-5, 5, 1.0)])

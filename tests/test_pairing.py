@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import struct
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,12 @@ import pytest
 import torch
 from miniature import write_kitti
 from PIL import Image
+from small_kitti import write_semantickitti
 from torch import Tensor
 
 from clever3d.datasets import Camera, Distortion, Frame, open_dataset
 from clever3d.datasets.augment import AugmentConfig, augment
+from clever3d.datasets.rig_template import look_around
 from clever3d.datasets.sample import Sample, draw_pairs, sample_from_frame
 from clever3d.distill.config import DataConfig, TrainConfig
 from clever3d.distill.pairing import add_targets, find_pairs, pair, paired_targets, view
@@ -22,6 +27,7 @@ from clever3d.distill.task import Example, scene_weights
 from clever3d.distill.teachers import sample_grid
 from clever3d.distill.train import fill_cache, split_frames
 from clever3d.errors import DataError, InputError
+from clever3d.evaluate.calibration.edges import image_edges
 from clever3d.io import PointCloud
 
 WIDTH, HEIGHT, FOCAL = 40, 20, 10.0
@@ -185,6 +191,19 @@ def test_an_image_that_is_missing_or_empty_is_an_error_with_its_path(tmp_path: P
     gone.image_path.unlink()
     with pytest.raises(DataError, match=r"1\.png does not exist"):
         view(XYZ, gone)
+
+
+def test_an_image_that_claims_more_pixels_than_pil_accepts_is_an_error_with_its_path(tmp_path: Path) -> None:
+    """57 bytes whose header says 60000 x 60000."""
+    huge = camera(tmp_path)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, b"IDAT", b"IEND")]
+    huge.image_path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
+    with pytest.raises(DataError, match=r"1\.png cannot be opened.*3600000000 pixels"):
+        view(XYZ, huge)
+    with pytest.raises(DataError, match=r"1\.png cannot be read as an image.*3600000000 pixels"):
+        image_edges(huge.image_path, FOCAL)  # of `clever3d rig check`
+    assert look_around(tmp_path).images == ()  # of `clever3d rig new`
 
 
 def test_a_frame_without_cameras_is_an_error_that_names_it(tmp_path: Path) -> None:
@@ -448,6 +467,73 @@ def test_no_data_is_an_error_that_shows_the_option() -> None:
 def test_nothing_left_to_train_on_is_an_error_that_counts(kitti: Path) -> None:
     with pytest.raises(DataError, match="no frames to train on: 4 found, 3 of them kept for validation"):
         split(f"kitti:{kitti}", val=("*",), exclude=("kitti/000000",))
+
+
+def rig(root: Path, images: tuple[str, ...], scans: int = 12) -> str:
+    """A rig of one camera in which a scan may lack its image."""
+    (root / "lidar").mkdir(parents=True)
+    (root / "camera").mkdir()
+    for number in range(scans):
+        np.ones((5, 4), dtype=np.float32).tofile(root / f"lidar/{number:02d}.bin")
+    for name in images:
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / f"camera/{name}.png")
+    (root / "rig.yaml").write_text(f"""\
+version: 1
+lidar: {{files: lidar/*.bin, axes: flu, columns: 4}}
+cameras:
+  front:
+    files: camera/*.png
+    image_size: [{WIDTH}, {HEIGHT}]
+    intrinsics: {{fx: 10, fy: 10, cx: 20, cy: 10}}
+    lidar_to_camera: {{rotation: [[0, -1, 0], [0, 0, -1], [1, 0, 0]], translation: [0, 0, 0]}}
+matching: {{by: stem, missing_images: skip}}
+""")
+    return f"rig:{root}"
+
+
+def test_scans_without_any_image_are_left_out_and_are_not_bad(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = rig(tmp_path / "rig", images=("03", "05"))
+    config = TrainConfig(Path("unused"), DataConfig(sets=(spec,), val=("rig/*5",), max_bad=0))
+    with caplog.at_level(logging.INFO):
+        train, val, bad = split_frames(config)
+    assert [e.frame.points_path.stem for e in (*train, *val)] == ["03", "05"]
+    assert not bad.reasons and bad.frames == 2
+    assert [r.getMessage() for r in caplog.records if "no image" in r.getMessage()] == [
+        "10 of 12 frames have no image and are left out"
+    ]
+    with pytest.raises(DataError, match="12 found, 0 of them kept for validation, 11 without any image"):
+        split(rig(tmp_path / "other", images=("03",)), exclude=("rig/*3",))
+
+
+def test_a_data_set_opened_with_sweeps_is_refused_for_they_would_be_ignored(tmp_path: Path) -> None:
+    root = write_semantickitti(tmp_path / "sk")
+    with pytest.raises(InputError, match=r"--data\.sets, no\. 2 \(semantickitti\).*leave sweeps= out"):
+        split(f"semantickitti:{root}", f"semantickitti:{root}#sweeps=1")
+    assert len(split(f"semantickitti:{root}", f"semantickitti:{root}#sweeps=0")[0]) == 12
+
+
+def test_bad_frames_of_two_sets_that_share_their_names_are_two(tmp_path: Path) -> None:
+    sets = [write_kitti(tmp_path / name, frames=3) for name in ("a", "b")]
+    for root in sets:
+        (root / "training/image_2/000001.png").write_bytes(b"")
+        (root / "training/calib/000002.txt").write_text("nothing")
+    train, _, bad = split_frames(TrainConfig(Path("unused"), DataConfig(sets=tuple(f"kitti:{root}" for root in sets))))
+
+    class Reading:
+        def get(self, path: Path) -> None:
+            if not path.read_bytes():
+                raise DataError(f"the image {path} cannot be decoded")
+
+    cache: Any = Reading()
+    fill_cache(train, cache, bad)
+    assert [name for name, reason in bad.reasons.items() if str(sets[0]) in reason] == [
+        "kitti/number 2",
+        "kitti/000001",
+    ]
+    assert [name for name, reason in bad.reasons.items() if str(sets[1]) in reason] == [
+        "kitti/number 2 (data set 2)",
+        "kitti/000001 (data set 2)",
+    ]
 
 
 def test_a_frame_whose_calibration_or_image_is_broken_is_counted_before_the_training(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ class DataConfig:
     """Which frames are learned from."""
 
     sets: tuple[str, ...] = ()
-    """Data sets: kitti:PATH, kitti_raw:PATH, nuscenes:PATH, or just PATH."""
+    """Data sets that clever3d.datasets.open_dataset reads: NAME:PATH#key=value&key=value, or just PATH, e.g.
+    kitti:/data/kitti or rig:/data/mine#cameras=front."""
     val: tuple[str, ...] = ()
     """Frames kept for validation, as patterns of DATASET/ID, e.g. 'kitti/00000[67]'."""
     exclude: tuple[str, ...] = ()

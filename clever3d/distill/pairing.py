@@ -103,7 +103,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return width, height
     except FileNotFoundError as error:
         raise DataError(f"the image {path} does not exist; the download is incomplete") from error
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         empty = path.is_file() and path.stat().st_size == 0
         what = "is empty (0 bytes); download it again" if empty else f"cannot be opened ({error})"
         raise DataError(f"the image {path} {what}") from error

@@ -41,6 +41,11 @@ class Example:
         """What the patterns of ``--data.val`` and ``--data.exclude`` are matched with."""
         return f"{self.frame.dataset}/{self.frame.id}"
 
+    @property
+    def title(self) -> str:
+        """Its name, with the data set's number after the first one: frames of two rigs may share their names."""
+        return self.name if self.data_set == 0 else f"{self.name} (data set {self.data_set + 1})"
+
 
 def scene_weights(examples: Sequence[Example], power: float) -> Tensor:
     """Sampling weights ``[F]`` such that a scene of n frames is drawn with weight ``n ** power``."""
@@ -98,7 +103,8 @@ def compare(
     """Cosines of a student in eval mode on one whole frame, beside those of the training set's best constants.
 
     ``cosine`` is taken in the teacher's space (``gain``: see :meth:`TargetStats.restore`), ``centred_cosine`` after
-    removing the data set's mean from both.
+    removing the data set's mean from both. All points that fall into an image count, whatever ``--data.below`` and
+    ``--data.occlusion`` say, so that figures of runs with different options can be compared.
 
     Raises:
         DataError: no paired point lies inside the student's range.
@@ -162,21 +168,23 @@ class Distillation:
         self.train, self.val, self.cache = train, val, cache
         self.data, self.augment, self.target, self.seed = data, augment, target, seed
         self.occlusion = OcclusionConfig() if data.occlusion else None
-        self.bad = BadFrames(len({e.name for e in (*train, *val)}), data.max_bad) if bad is None else bad
+        self.bad = BadFrames(len({e.title for e in (*train, *val)}), data.max_bad) if bad is None else bad
         self.frame_weights = scene_weights(train, data.scene_power)
         self.stats = self._target_stats()
 
     def _target_stats(self, draws: int = 200, points: int = 512, clusters: int = 32) -> TargetStats:
-        """Statistics over pairs drawn as in training."""
+        """Statistics over pairs drawn as in training, of all cameras."""
         generator = sample_generator(self.seed, 0)
         picks = torch.multinomial(self.frame_weights, draws, replacement=True, generator=generator).tolist()
         features, sets = [], []
         for index, count in sorted(Counter(picks).items()):
             example = self.train[index]
             try:
-                _, targets = paired_targets(pair(example.frame, self.cache, occlusion=self.occlusion))
+                _, targets = paired_targets(
+                    pair(example.frame, self.cache, below=self.data.below, occlusion=self.occlusion)
+                )
             except DataError as error:
-                self.bad.add([BadFrame(example.name, str(error))])
+                self.bad.add([BadFrame(example.title, str(error))])
                 continue
             chosen = torch.randperm(len(targets), generator=generator)[: count * points]
             features.append(targets[chosen])
@@ -223,7 +231,7 @@ class Distillation:
                     index,
                     (self.seed, 1, step, slot),
                     frames=len(self.train),
-                    name=lambda number: self.train[number].name,
+                    name=lambda number: self.train[number].title,
                     max_bad=self.bad.max_bad,
                     weights=self.frame_weights,
                 )
@@ -256,7 +264,7 @@ class Distillation:
                     compare(self.backbone, self.head, self.stats, example, self.cache, self.target, gain)
                 )  # fmt: skip
             except DataError as error:
-                self.bad.add([BadFrame(example.name, str(error))])
+                self.bad.add([BadFrame(example.title, str(error))])
         if not figures:
             raise self.bad.error()
         return {name: sum(one[name] for one in figures) / len(figures) for name in figures[0]}

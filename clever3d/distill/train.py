@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
 import sys
@@ -20,7 +21,7 @@ from tqdm import tqdm
 
 from clever3d._version import __version__
 from clever3d.backbones import ARCHITECTURES, create_backbone
-from clever3d.datasets import Dataset, open_dataset
+from clever3d.datasets import Dataset, guess_dataset, open_dataset, split_spec
 from clever3d.datasets.loading import BadFrame, BadFrames
 from clever3d.distill.config import TrainConfig
 from clever3d.distill.feature_cache import FeatureCache
@@ -38,11 +39,12 @@ logger = logging.getLogger(__name__)
 
 
 def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example], BadFrames]:
-    """Training and validation frames; a frame that is excluded is in neither. The third are those without a usable
-    calibration, in a count that the run goes on with.
+    """Training and validation frames; a frame that is excluded, or has no image at all, is in neither. The third are
+    those without a usable calibration, in a count that the run goes on with.
 
     Raises:
-        InputError: no data sets, or a pattern that matches no frame; DataError: nothing left to train on.
+        InputError: no data sets, a pattern that matches no frame, or a data set opened with earlier sweeps.
+        DataError: nothing left to train on.
     """
     if not config.data.sets:
         raise InputError("no data: give at least one data set, e.g. --data.sets kitti:/data/kitti")
@@ -52,27 +54,41 @@ def split_frames(config: TrainConfig) -> tuple[list[Example], list[Example], Bad
     unused = {*config.data.val, *config.data.exclude}
     train: list[Example] = []
     val: list[Example] = []
+    bare = 0
     for example in examples:
         hits = {p for p in (*config.data.val, *config.data.exclude) if fnmatch(example.name, p)}
         unused -= hits
         if hits & set(config.data.exclude):
+            continue
+        if not example.frame.cameras:
+            bare += 1
             continue
         (val if hits else train).append(example)
     if unused:
         name = examples[0].name if examples else "kitti/000007"
         raise InputError(f"patterns {sorted(unused)} match no frame; frames are named like {name!r}")
     if not train:
-        raise DataError(f"no frames to train on: {len(examples)} found, {len(val)} of them kept for validation")
+        counts = f"{len(examples)} found, {len(val)} of them kept for validation, {bare} without any image"
+        raise DataError(f"no frames to train on: {counts}")
+    if bare:
+        logger.info("%d of %d frames have no image and are left out", bare, len(examples))
+        bad.frames -= bare
     return train, val, bad
 
 
 def _examples(data: Dataset, number: int, bad: BadFrames) -> Iterator[Example]:
+    suffix = f" (data set {number + 1})" if number else ""
     for index in range(len(data)):
         try:
             frame = data[index]
         except DataError as error:  # its calibration cannot be used
-            bad.add([BadFrame(f"{data.name}/number {index}", str(error))])
+            bad.add([BadFrame(f"{data.name}/number {index}{suffix}", str(error))])
             continue
+        if frame.sweeps:
+            raise InputError(
+                f"--data.sets, no. {number + 1} ({data.name}): the student learns from single scans and would ignore "
+                "the earlier sweeps; leave sweeps= out"
+            )
         yield Example(frame, number)
 
 
@@ -83,7 +99,7 @@ def fill_cache(examples: Sequence[Example], cache: FeatureCache, bad: BadFrames)
         try:
             cache.get(image)
         except DataError as error:
-            bad.add([BadFrame(example.name, str(error))])
+            bad.add([BadFrame(example.title, str(error))])
 
 
 def _check_folder(config: TrainConfig) -> None:
@@ -112,9 +128,17 @@ def _plain(config: Any) -> dict[str, Any]:
     return values
 
 
-def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[str, Any]:
+def _kind(spec: str) -> str:
+    """NAME#options of a data set, without its path."""
+    name, root, options = split_spec(spec)
+    kind = name or guess_dataset(root) or ""
+    return f"{kind}#{'&'.join(sorted(options.split('&')))}" if options else kind
+
+
+def _identity(config: TrainConfig, teacher: Teacher, train: Sequence[Example]) -> dict[str, Any]:
     """What must not change between the parts of a run. Files may move and ``--loop.steps`` may be raised or lowered
-    (the schedule then follows the new length); frames and other options may not change."""
+    (the schedule then follows the new length); frames, their cameras and other options may not change."""
+    cameras = json.dumps([[camera.name for camera in example.frame.cameras] for example in train])
     values = _plain(config)
     loop = {k: v for k, v in values["loop"].items() if k != "steps" and not k.endswith("_every")}
     student = {**values["student"], "loop": loop, "augment": values["augment"]}
@@ -123,7 +147,9 @@ def _identity(config: TrainConfig, teacher: Teacher, names: list[str]) -> dict[s
         "teacher": teacher.fingerprint,
         "target": config.target,
         "seed": config.seed,
-        "frames": names,
+        "frames": [example.name for example in train],
+        "frame_cameras": hashlib.sha256(cameras.encode()).hexdigest(),
+        "data_sets": [_kind(spec) for spec in config.data.sets],
         "student": student,
         "data": data,
     }
@@ -198,8 +224,7 @@ def train(config: TrainConfig) -> bool:
     options_path, options_text = config.out / "config.json", json.dumps(_plain(config), indent=2) + "\n"
     if not config.resume:
         options_path.write_text(options_text)
-    names = [example.name for example in frames]
-    complete = run(task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, names))
+    complete = run(task, config.loop, config.out, resume=config.resume, identity=_identity(config, teacher, frames))
     if config.resume:  # only now is it known that the state belongs to these options
         options_path.write_text(options_text)
     _write_student(task, config, _record(config, frames))
