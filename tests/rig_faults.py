@@ -106,13 +106,13 @@ def images_halved(rig: RigFolder, *, say_so: bool) -> None:
             camera["image_size"] = list(size)
 
 
-def focal_wrong(rig: RigFolder) -> None:
+def focal_wrong(rig: RigFolder, factor: float = 1.25) -> None:
     for camera in rig.cameras.values():
         k = camera["intrinsics"]
         if isinstance(k, dict):
-            k["fx"], k["fy"] = 1.25 * k["fx"], 1.25 * k["fy"]
+            k["fx"], k["fy"] = factor * k["fx"], factor * k["fy"]
         else:
-            k[0][0], k[1][1] = 1.25 * k[0][0], 1.25 * k[1][1]
+            k[0][0], k[1][1] = factor * k[0][0], factor * k[1][1]
 
 
 def images_late(rig: RigFolder, frames: int) -> None:
@@ -136,23 +136,35 @@ def cameras_swapped(rig: RigFolder) -> None:
 
 def rotated(rig: RigFolder, *, right: float = 0.0, down: float = 0.0, roll: float = 0.0) -> None:
     """The extrinsics are turned so that the points appear so many degrees right, down, clockwise of where they are."""
+    turn = np.eye(4)
+    turn[:3, :3] = _axis(1, right) @ _axis(0, -down) @ _axis(2, roll)
+    _change(rig, turn)
+
+
+def moved(rig: RigFolder, *, right: float = 0.0, down: float = 0.0, forward: float = 0.0) -> None:
+    """The extrinsics are moved so that the points appear so many metres right, down, forward of where they are."""
+    move = np.eye(4)
+    move[:3, 3] = right, down, forward
+    _change(rig, move)
+
+
+def _change(rig: RigFolder, change: np.ndarray) -> None:
+    """Every camera's extrinsics, followed by a transform of the camera's axes [4, 4]."""
     for camera in rig.cameras.values():
         key, value = _transform(camera)
         if "matrix" in value:
             matrix = np.array(value["matrix"])
-            value = camera[key] = {"rotation": matrix[:3, :3].tolist(), "translation": matrix[:3, 3].tolist()}
-        elif "quaternion" in value:
-            from rig_frames import _rigid
+        else:
+            matrix = np.eye(4)
+            matrix[:3, 3] = value["translation"]
+            if "quaternion" in value:
+                from rig_frames import _rigid
 
-            value["rotation"] = _rigid(value.pop("quaternion"), [0, 0, 0])[:3, :3].tolist()
-        rotation, translation = np.array(value["rotation"]), np.array(value["translation"])
-        if key == "camera_to_lidar":
-            rotation, translation = rotation.T, -rotation.T @ translation
-        turn = _axis(1, right) @ _axis(0, -down) @ _axis(2, roll)
-        rotation, translation = turn @ rotation, turn @ translation
-        if key == "camera_to_lidar":
-            rotation, translation = rotation.T, -rotation.T @ translation
-        value["rotation"], value["translation"] = rotation.tolist(), translation.tolist()
+                matrix[:3, :3] = _rigid(value["quaternion"], [0, 0, 0])[:3, :3]
+            else:
+                matrix[:3, :3] = value["rotation"]
+        matrix = change @ matrix if key == "lidar_to_camera" else matrix @ np.linalg.inv(change)
+        camera[key] = {"rotation": matrix[:3, :3].tolist(), "translation": matrix[:3, 3].tolist()}
 
 
 def _axis(axis: int, degrees: float) -> np.ndarray:

@@ -98,6 +98,19 @@ def test_left_handed_files_take_extrinsics_in_named_axes(tmp_path: Path) -> None
     np.testing.assert_allclose(frame.cameras[0].points_to_camera[:3, :3], LOOK_FORWARD)
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"scenes": "/abs/*"}, "scenes: '/abs/\\*'"),
+        ({"lidar": {"files": "lidar/**.bin", "axes": "flu"}}, r"lidar.files: 'lidar/\*\*.bin'"),
+    ],
+)
+def test_what_is_no_pattern_is_an_error_with_its_field(tmp_path: Path, changes: dict[str, Any], field: str) -> None:
+    make(tmp_path, config())
+    with pytest.raises(DataError, match=rf"rig\.yaml.*{field} is no pattern|finds no"):
+        Rig(make(tmp_path, config(**changes)))
+
+
 def test_units_and_near_points(tmp_path: Path) -> None:
     settings = config()
     settings["lidar"].update(unit="mm", min_range=0.5, intensity_scale=2.0)

@@ -230,6 +230,98 @@ def test_swapped_cameras_are_found(tmp_path: Path, shared_data: Path) -> None:
     assert {(f.fault, f.camera) for f in report.findings} == {("swapped cameras", name) for name in rig.cameras}
 
 
+@pytest.mark.parametrize("axes", ["rfu", pytest.param("lbu", marks=pytest.mark.slow), "flu"])
+def test_a_lone_camera_called_left_may_look_forward(tmp_path: Path, shared_data: Path, axes: str) -> None:
+    """It may be one of a stereo pair or a side camera: no letters are put forward as the right ones."""
+    rig = rig_frames.kitti_raw(tmp_path, shared_data)
+    rig.config["cameras"] = {"left": rig.cameras["front"]}
+    rig.config["lidar"]["axes"] = axes
+    (finding,) = check_rig(Rig(rig.write()), frames=3).findings
+    if axes == "rfu":
+        assert finding.level == "warning" and "write" not in finding.mend
+        assert "one of bru, flu, lbu" in finding.mend and "look at the pictures" in finding.mend
+    else:
+        assert finding.level == "note" and "was not checked" in finding.text
+
+
+@pytest.mark.parametrize("axes", ["rfu", pytest.param("bru", marks=pytest.mark.slow)])
+def test_left_and_right_that_look_the_same_way_are_a_stereo_pair(
+    tmp_path: Path, shared_data_more: Path, axes: str
+) -> None:
+    rig = rig_frames.kitti_stereo(tmp_path, shared_data_more)
+    rig.config["cameras"] = {"left": rig.cameras["front_left"], "right": rig.cameras["front_right"]}
+    assert check_rig(Rig(rig.write())).findings == ()
+    rig.config["lidar"]["axes"] = axes
+    (finding,) = check_rig(Rig(rig.write())).findings
+    assert finding.fault == "axes" and finding.mend.endswith(f"write `axes: flu` instead of `axes: {axes}`")
+
+
+@pytest.mark.parametrize("name", ["image_2", "cam"])
+def test_a_forward_direction_that_nothing_tells_is_noted(tmp_path: Path, shared_data: Path, name: str) -> None:
+    rig = rig_frames.kitti_raw(tmp_path, shared_data)
+    rig.config["cameras"] = {name: rig.cameras["front"]}
+    rig.config["lidar"]["axes"] = "rfu"
+    report = check_rig(Rig(rig.write()), frames=3)
+    (note,) = report.findings
+    assert report.exit_status == 0 and note.level == "note"
+    assert note.text.startswith("which way is forward was not checked")
+
+
+@pytest.mark.parametrize(
+    ("move", "words"),
+    [
+        ({"down": 0.2}, r"^the camera is about 0\.2 m further down than"),
+        pytest.param({"forward": 0.5}, r"^the camera is about 0\.5 m further forward than", marks=pytest.mark.slow),
+        ({"forward": 1.0}, r"^the focal length is .*; or the camera is about 1 m further forward than"),
+    ],
+)
+def test_a_wrong_translation_is_no_other_fault(
+    tmp_path: Path, shared_data: Path, move: dict[str, float], words: str
+) -> None:
+    rig = rig_frames.kitti_raw(tmp_path, shared_data)
+    truth = rig.cameras["front"]["lidar_to_camera"]["translation"]
+    rig_faults.moved(rig, **move)
+    (finding,) = check_rig(Rig(rig.write())).findings
+    assert re.search(words, finding.text), finding.text
+    if finding.fault == "translation":
+        found = re.search(r"`translation: (\[.*?\])`", finding.mend)
+        assert found is not None and np.allclose(yaml.safe_load(found[1]), truth, atol=0.01)
+    else:
+        assert finding.mend.startswith("measure where the camera is; if it is where the translation says: ")
+
+
+def test_a_low_score_is_never_nothing_found(tmp_path: Path, shared_data: Path) -> None:
+    """A warning for five frames; for three, of which a right calibration once had 3.1, a note."""
+    rig = rig_frames.kitti_raw(tmp_path, shared_data)
+    rig_faults.focal_wrong(rig, 0.85)
+    report = check_rig(Rig(rig.write()))
+    (finding,) = report.findings
+    assert 2.5 < report.cameras[0].score < 4
+    assert (finding.level, finding.fault, report.exit_status) == ("warning", "doubtful", 1)
+    one = check_rig(Rig(rig.folder), frames=3)
+    assert one.cameras[0].score < 4 and one.findings
+    assert all(finding.level == "note" for finding in one.findings if finding.fault == "doubtful")
+
+
+def test_a_wrong_time_offset_is_mended_where_it_stands_if_poses_are_used(tmp_path: Path) -> None:
+    """Files go together by name; the time of an image says only where its camera was."""
+    from clever3d.evaluate.calibration.hypotheses import time_mend
+
+    folder, settings = small_rig(tmp_path)
+    settings["lidar"]["timestamps"] = "names"
+    settings["cameras"]["front"].update(timestamps="names", time_offset=0.3)
+    poses = "".join(f"{time} {time} 0 0 0 0 0 1\n" for time in range(4))
+    (folder / "poses.txt").write_text(poses)
+    settings["poses"] = {"file": "poses.txt"}
+    (folder / "rig.yaml").write_text(yaml.safe_dump(settings))
+    rig = Rig(folder).config
+    assert time_mend(rig, rig.cameras[0], 3, 0.3).endswith("cameras.front.time_offset: write `time_offset: 0`")
+    del settings["poses"]
+    (folder / "rig.yaml").write_text(yaml.safe_dump(settings))
+    rig = Rig(folder).config
+    assert "number_offset: 3" in time_mend(rig, rig.cameras[0], 3, 0.3)
+
+
 # -------------------------------------------------------------------------------------------------- bad input
 
 
@@ -279,6 +371,38 @@ def test_images_of_another_size_are_an_error_with_both_mends(tmp_path: Path) -> 
     # (640.5 + 0.5) / 2 - 0.5: pixels are scaled about the image's corner
     assert "`image_size: [640, 360]`" in finding.mend
     assert "`intrinsics: {fx: 380, fy: 380, cx: 320, cy: 180}`" in finding.mend
+
+
+def test_images_of_several_sizes_get_no_mend_that_breaks_the_others(tmp_path: Path) -> None:
+    folder, _ = small_rig(tmp_path)
+    path = folder / "front" / "1.png"
+    with Image.open(path) as image:
+        half = image.resize((WIDTH // 2, HEIGHT // 2))
+    half.save(path)
+    (finding,) = [finding for finding in check_rig(Rig(folder)).findings if finding.level == "error"]
+    assert "its images differ in size: 1 of 320 x 180, 2 of 640 x 360" in finding.text
+    assert "image_size:" not in finding.mend
+
+
+def test_metres_taken_for_millimetres_are_named_with_the_line(tmp_path: Path) -> None:
+    folder, settings = small_rig(tmp_path)
+    settings["lidar"]["unit"] = "mm"
+    (folder / "rig.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(DataError, match=r"line \d+: lidar\.unit: mm: if the scans are in metres, write `unit: m`"):
+        check_rig(Rig(folder))
+
+
+@pytest.mark.parametrize("turn", ["forward", "left", "right"])
+def test_the_way_driven_is_said_as_left_or_right(tmp_path: Path, turn: str) -> None:
+    folder, settings = small_rig(tmp_path)
+    settings["lidar"]["timestamps"] = "names"
+    x, y = {"forward": (1, 0), "left": (0, 1), "right": (0, -1)}[turn]
+    (folder / "poses.txt").write_text("".join(f"{time} {time * x} {time * y} 0 0 0 0 1\n" for time in range(4)))
+    settings["poses"] = {"file": "poses.txt"}
+    (folder / "rig.yaml").write_text(yaml.safe_dump(settings))
+    found = [finding.text for finding in check_rig(Rig(folder)).findings]
+    wrong = [f"by the poses the rig drives 90 degrees to the {turn} of its forward axis"]
+    assert found == ([] if turn == "forward" else wrong)
 
 
 def test_a_camera_that_sees_no_point_is_named(tmp_path: Path) -> None:

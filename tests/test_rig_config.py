@@ -126,9 +126,19 @@ def test_a_double_key_is_named_with_both_lines(tmp_path: Path) -> None:
         ("lidar: {files: a\n", r"rig\.yaml, line 2: this is no YAML"),
         ("- a\n- b\n", "line 1: expected `key: value` lines"),
         ("", "is empty; `clever3d rig new"),
+        (
+            "lidar: {files: a}\nversion: \0 1\n",
+            r"rig\.yaml, line 2: the character U\+0000 may not stand in YAML; remove it",
+        ),
+        ("", r"rig\.yaml is empty; `clever3d rig new FOLDER` writes a template$"),
         ("lidar: &a {files: *a}\n", "nested|value|alias|no YAML"),
         ("lidar: !!python/object/apply:os.system ['true']\n", "no YAML|expected"),
         ("cameras: {}\n", "lidar is missing; write for example"),
+        (
+            "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
+            + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 7)),
+            r"line \d+: a\d comes to more than 10,000 values; write fewer aliases",
+        ),
     ],
 )
 def test_text_that_is_no_rig_file(tmp_path: Path, text: str, message: str) -> None:
@@ -310,3 +320,35 @@ def test_the_template_sees_scans_and_cameras(tmp_path: Path) -> None:
     assert "  cam_left:\n    files: cam/left/*.jpg\n    image_size: [32, 24]" in text
     assert "  cam_right:\n" in text and "image_size: [40, 30]" in text
     assert "by: number" in text  # 7.jpg and 0007.bin have the number in common, not the name
+
+
+def _recordings(folder: Path, *names: str, images: bool = True) -> None:
+    for name in names:
+        make(folder / name, config())
+        (folder / name / "rig.yaml").unlink()
+        if not images:
+            for path in (folder / name / "front").iterdir():
+                path.unlink()
+
+
+def test_the_template_sees_recordings(tmp_path: Path) -> None:
+    """Not the cameras of one of them."""
+    _recordings(tmp_path, "rec_001", "rec_005", "rec_027")
+    path, contents = write_template(tmp_path)
+    assert contents.scenes == "rec_*" and '\nscenes: "rec_*"\n' in path.read_text()
+    assert contents.scans is not None and contents.scans.pattern == "lidar/*.npy"
+    assert [(image.name, image.pattern) for image in contents.images] == [("front", "front/*.png")]
+    assert len(contents.scans.stems) == 3 * len(list((tmp_path / "rec_001" / "lidar").iterdir()))
+
+
+def test_recordings_are_named_only_where_the_pattern_finds_no_other_folder(tmp_path: Path) -> None:
+    _recordings(tmp_path, "day/rec_1", "day/rec_2")
+    assert look_around(tmp_path).scenes == "day/rec_*"
+    (tmp_path / "day" / "rec_notes").mkdir()
+    assert look_around(tmp_path).scenes is None
+
+
+def test_two_lidars_are_no_recordings(tmp_path: Path) -> None:
+    _recordings(tmp_path, "lidar_top", "lidar_rear", images=False)
+    _recordings(tmp_path / "camera", "a")
+    assert look_around(tmp_path).scenes is None

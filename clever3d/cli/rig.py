@@ -30,6 +30,8 @@ def new(
 
     path, contents = write_template(folder.expanduser(), replace=force)
     typer.echo(f"Wrote {path}.")
+    if contents.scenes is not None:
+        typer.echo(f"Recordings: {contents.scenes}.")
     if contents.scans is not None:
         typer.echo(f"Scans: {contents.scans.pattern} ({len(contents.scans.stems):,} files).")
     for image in contents.images:

@@ -29,6 +29,7 @@ from clever3d.datasets.rig_files import (
     Partners,
     Trajectory,
     by_stem,
+    glob,
     list_files,
     match_images,
     read_tum,
@@ -57,7 +58,8 @@ class Rig(Dataset):
     root: the folder that holds `rig.yaml`. cameras: the names to use, all of them for None. Opening lists the files
     and reads the YAML, the timestamps and the poses; points and images are read when asked for. A frame lacks a camera
     only where `missing_images: skip` allows it.
-    config: what the file says, checked. ground_height: z of the ground in the points' axes (metres), None if not given.
+    config: what the file says, checked. ground_height: z of the ground in the points' axes (metres), None if not given;
+    it is for you to pass on, such as to `clever3d-train --student.ground`: nothing reads it here.
 
     Raises DataError, with file and field, for anything missing or wrong.
     """
@@ -158,7 +160,8 @@ class Rig(Dataset):
         pattern = self.config.scenes
         if pattern is None:
             return [(self.root, self.root.resolve().name)]
-        folders = sorted(path for path in self.root.glob(pattern) if path.is_dir())
+        found = glob(self.root, pattern, f"{self.config.path}: scenes")
+        folders = sorted(path for path in found if path.is_dir())
         if not folders:
             raise DataError(f"{self.config.path}: scenes: {self.root / pattern} finds no folder; correct the pattern")
         return [(folder, folder.relative_to(self.root).as_posix()) for folder in folders]

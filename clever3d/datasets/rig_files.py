@@ -30,16 +30,24 @@ def list_files(folder: Path, pattern: str, suffixes: tuple[str, ...], where: str
     """
     wanted = folder / pattern  # an absolute pattern replaces the folder
     if wanted.is_dir():
-        found = wanted.glob("*")
+        found = list(wanted.glob("*"))
     else:
         base = Path(Path(pattern).anchor) if Path(pattern).is_absolute() else folder
-        found = base.glob(str(wanted.relative_to(base)))
+        found = glob(base, str(wanted.relative_to(base)), where)
     visible = [path for path in found if not path.name.startswith(".")]
     files = sorted(path for path in visible if path.suffix.lower() in suffixes)
     if not files:
         other = f"; {visible[0]} is there, but is none" if visible else ""
         raise DataError(f"{where}: {wanted} finds no {' / '.join(suffixes)} file{other}; correct the pattern")
     return files
+
+
+def glob(folder: Path, pattern: str, where: str) -> list[Path]:
+    """What `pattern` finds below `folder`; DataError, beginning with `where`, if it is no relative pattern."""
+    try:
+        return list(folder.glob(pattern))
+    except (ValueError, NotImplementedError) as error:  # pathlib's own for `a**`, "" and for absolute patterns
+        raise DataError(f"{where}: {pattern!r} is no pattern of files in this folder ({error}); correct it") from error
 
 
 def stem(path: Path) -> str:

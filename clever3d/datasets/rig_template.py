@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
@@ -32,11 +33,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds: at most one folder of scans, some of images, at most one of labels."""
+    """What a folder holds: at most one folder of scans, some of images, at most one of labels.
+
+    scenes: the pattern of folders that each hold a recording; the other patterns are then relative to these.
+    """
 
     scans: Found | None
     images: tuple[Found, ...]
     labels: Found | None
+    scenes: str | None = None
 
 
 def look_around(folder: Path) -> Contents:
@@ -60,8 +65,49 @@ def look_around(folder: Path) -> Contents:
                 scans.append(found)
             elif kind in IMAGE_SUFFIXES and (size := _size(min(paths))) is not None:
                 images.append(Found(found.name, place, found.stems, size))
+    scenes = _scenes(folder, scans, images)
+    if scenes is not None:
+        scans, images, labels = (_in_scenes(scenes, found) for found in (scans, images, labels))
     fullest = max(scans, key=lambda one: len(one.stems), default=None)
-    return Contents(fullest, tuple(images), labels[0] if labels else None)
+    return Contents(fullest, tuple(images), labels[0] if labels else None, scenes)
+
+
+def _scenes(folder: Path, scans: list[Found], images: list[Found]) -> str | None:
+    """The pattern of the folders that each hold scans and images of a recording; None unless there are several."""
+    paths = [PurePosixPath(one.pattern).parts for one in scans]
+    if len({len(path) for path in paths}) != 1 or len(paths) < 2:
+        return None
+    differing = [level for level, names in enumerate(zip(*paths, strict=True)) if len(set(names)) > 1]
+    if len(differing) != 1 or differing[0] == len(paths[0]) - 1:
+        return None
+    (level,) = differing
+    recordings = {path[: level + 1] for path in paths}
+    with_images = {PurePosixPath(one.pattern).parts[: level + 1] for one in images}
+    pattern = "/".join([*paths[0][:level], f"{_common([path[level] for path in paths])}*"])
+    matching = {path.relative_to(folder).parts for path in folder.glob(pattern) if path.is_dir()}
+    # Scans without images of their own are those of several LiDARs.
+    return pattern if recordings == with_images == matching else None
+
+
+def _common(names: list[str]) -> str:
+    """What names begin with, without the first digits of their numbers."""
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in same).rstrip("0123456789")
+
+
+def _in_scenes(scenes: str, found: list[Found]) -> list[Found]:
+    """Files of one kind in all scenes together, their patterns relative to a scene."""
+    depth = len(PurePosixPath(scenes).parts)
+    merged: dict[str, Found] = {}
+    for one in found:
+        parts = PurePosixPath(one.pattern).parts
+        place, scene = "/".join(parts[depth:]), "/".join(parts[:depth])
+        stems = frozenset(f"{scene}/{name}" for name in one.stems)
+        name = re.sub(r"\W+", "_", "/".join(parts[depth:-1])).strip("_") or "camera"
+        before = merged.get(place)
+        size = one.size if before is None else before.size
+        merged[place] = Found(name, place, stems | (before.stems if before else frozenset()), size)
+    return list(merged.values())
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -81,7 +127,7 @@ def _size(path: Path) -> tuple[int, int] | None:
         with Image.open(path) as image:
             width, height = image.size
             return width, height
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return None
 
 
@@ -110,7 +156,8 @@ def template(contents: Contents) -> str:
     by = "stem"
     if scans is not None and contents.images and not all(scans.stems & one.stems for one in contents.images):
         by = "number"
-    text = _HEAD.format(fill=PLACEHOLDER, scans=scans.pattern if scans else f"{PLACEHOLDER}/*.bin")
+    scenes = f'scenes: "{contents.scenes}"' if contents.scenes else '# scenes: "recording_*"'
+    text = _HEAD.format(fill=PLACEHOLDER, scans=scans.pattern if scans else f"{PLACEHOLDER}/*.bin", scenes=scenes)
     text += "".join(_camera(camera) for camera in cameras)
     text += _MATCHING.format(by=by)
     if contents.labels is None:
@@ -132,7 +179,7 @@ _HEAD = """\
 version: 1
 
 # Several recordings with one calibration, each in a folder of its own? Then patterns are relative to these folders:
-# scenes: "recording_*"
+{scenes}
 
 lidar:
   files: {scans}
@@ -145,7 +192,7 @@ lidar:
   # intensity_scale: 255
   # unit: m                   # or cm, mm
   # min_range: 0.5            # points nearer than this are left out: no returns, or the vehicle itself
-  # ground_height: -1.8       # height of the ground over the sensor
+  # ground_height: -1.8       # height of the ground over the sensor; a note, for clever3d-train --student.ground
   # timestamps: names         # the last number in each file's name; or a text file of `NAME TIME` lines
   # time_unit: s              # or ms, us, ns
   # Only if the extrinsics below are not in the axes of the scan files:

@@ -17,6 +17,8 @@ from clever3d.errors import DataError
 PLACEHOLDER = "FILL_IN"
 #: Deeper nesting than this is no rig file (our choice); it also ends the walk over a file that contains itself.
 _MAX_DEPTH = 12
+#: Values that a file may come to, aliases written out: a few hundred bytes of aliases of aliases make millions.
+_MAX_VALUES = 10_000
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,10 @@ def as_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+class _Loader(yaml.SafeLoader):
+    values = 0  # made so far
+
+
 def read_yaml(path: Path) -> Section:
     """The mapping that a YAML file holds, its plain data only, as `yaml.safe_load` would give it.
 
@@ -161,7 +167,13 @@ def read_yaml(path: Path) -> Section:
         raise DataError(f"{path} is not UTF-8 text; save it as such") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    loader = yaml.SafeLoader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        row = text.count("\n", 0, error.position) + 1
+        raise DataError(
+            f"{path}, line {row}: the character U+{ord(text[error.position]):04X} may not stand in YAML; remove it"
+        ) from error
     try:
         node = loader.get_single_node()
         if node is None:
@@ -173,6 +185,8 @@ def read_yaml(path: Path) -> Section:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise DataError(f"{path}{line}: this is no YAML ({error.problem or error.context})") from error
+    except DataError:
+        raise  # it is a ValueError too
     except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path}: this is no YAML ({error})") from error
     finally:
@@ -198,6 +212,10 @@ def _mapping(loader: Any, node: yaml.MappingNode, path: Path, place: str, depth:
 
 
 def _plain(loader: Any, node: yaml.Node, path: Path, place: str, depth: int) -> Any:
+    loader.values += 1
+    if loader.values > _MAX_VALUES:
+        line = node.start_mark.line + 1
+        raise DataError(f"{path}, line {line}: {place} comes to more than {_MAX_VALUES:,} values; write fewer aliases")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, path, place, depth)
     if isinstance(node, yaml.SequenceNode):

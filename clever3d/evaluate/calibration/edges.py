@@ -171,7 +171,7 @@ def image_edges(path: Path, focal: float, width: int | None = None) -> ImageEdge
             small = (max(16, round(size[0] * scale)), max(16, round(size[1] * scale)))
             image.draft("L", (2 * small[0], 2 * small[1]))  # JPEGs are decoded at a half or a quarter where that does
             grey = image.convert("L").resize(small, Image.Resampling.BOX)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read as an image ({error}); copy it again") from error
     light = np.log1p(np.asarray(grey, dtype=np.float32))  # a shadow's border is as strong in the dark as in the light
     down, across = (np.abs(gradient) for gradient in np.gradient(_mean(light, 1)))

@@ -242,8 +242,9 @@ def time_mend(config: RigConfig, camera: CameraConfig, numbers: int | None, seco
         place = _place(config, f"{field}.{key}" if known else field)
         return f"{place}: {'write' if known else 'add'} `{key}: {value}`"
 
-    if config.matching.by == "time" and camera.times is not None and seconds is not None:
-        return line("time_offset", f"{camera.times.offset - seconds:.6g}")
+    if (config.matching.by == "time" or config.poses is not None) and camera.times is not None and seconds is not None:
+        # With poses, the time of an image says where its camera was, whichever scan it goes with.
+        return line("time_offset", f"{round(camera.times.offset - seconds, 6) + 0.0:.6g}")
     if numbers is None:
         return f"rename the images of {camera.name} so that each has the name of its scan"
     number = line("number_offset", f"{camera.number_offset + numbers}")

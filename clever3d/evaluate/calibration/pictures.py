@@ -35,7 +35,7 @@ def save_overlay(path: Path, frame: Frame, camera: Camera, title: str) -> int:
             size = image.size
             factor = _WIDTH / size[0]
             picture = image.convert("RGB").resize((_WIDTH, round(size[1] * factor)), Image.Resampling.LANCZOS)
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise DataError(f"{camera.image_path} cannot be read as an image ({error})") from error
     canvas = (np.asarray(picture, dtype=np.float32) * 0.55).astype(np.uint8)
     pixels, depth = camera.project(xyz)

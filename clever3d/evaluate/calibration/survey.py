@@ -16,6 +16,7 @@ from clever3d.datasets.camera import Camera
 from clever3d.datasets.geometry import inverse
 from clever3d.datasets.rig import Rig
 from clever3d.datasets.rig_camera import CameraConfig
+from clever3d.datasets.rig_config import RigConfig
 from clever3d.datasets.rig_files import stem
 from clever3d.errors import Clever3dError, DataError
 from clever3d.evaluate.calibration.agreement import Evidence, Scene, few_shifts, grid_shifts, make_scene, measure
@@ -111,18 +112,25 @@ def survey(rig: Rig, chosen: list[int]) -> Survey:
     return result
 
 
-def usable(frame: Frame) -> tuple[Array, Array | None]:
-    """The points [N, 3] of a frame that are returns off the vehicle, and their intensity; DataError without any."""
+def usable(frame: Frame, config: RigConfig | None = None) -> tuple[Array, Array | None]:
+    """The points [N, 3] of a frame that are returns off the vehicle, and their intensity; DataError without any.
+
+    config: to name the line that may be wrong.
+    """
     cloud = frame.points()
     distance = np.linalg.norm(cloud.xyz, axis=1)
     kept = np.isfinite(distance) & (distance > _NEAR)
     if not kept.any():
-        raise DataError(f"{frame.points_path}: no point is finite and further than {_NEAR} m from the sensor")
+        text = f"{frame.points_path}: no point is finite and further than {_NEAR} m from the sensor"
+        if config is not None and config.lidar.unit != "m" and (distance > 0).any():
+            line, unit = config.lines.get("lidar.unit"), config.lidar.unit
+            text += f"; line {line}: lidar.unit: {unit}: if the scans are in metres, write `unit: m`"
+        raise DataError(text)
     return cloud.xyz[kept].astype(np.float64), None if cloud.intensity is None else cloud.intensity[kept]
 
 
 def _add_frame(result: Survey, frame: Frame, row: int) -> None:
-    xyz, intensity = usable(frame)
+    xyz, intensity = usable(frame, result.rig.config)
     if result.facts is None:
         result.facts = cloud_facts(xyz)
     xyz = xyz / result.facts.per_metre
