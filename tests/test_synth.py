@@ -134,6 +134,7 @@ def test_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, unbroken: dict[str
     )
     assert written.new_scenes <= 3 - done and started == [2 * (3 - written.new_scenes)]
     time.sleep(0.4)  # an orphan that has outlived the kill would write something now
+    wait_for(lambda: not (root / ".synth").exists(), "the last orphan to clean up")
     assert tree(root) == unbroken["nuscenes"]
 
 
@@ -203,6 +204,7 @@ def test_run_killed_before_anything_is_whole_can_be_gone_on_with(
         write_dataset(root, plan_of(), LAYOUTS["nuscenes"], toy_world.frames)
     write_dataset(root, plan_of(), LAYOUTS["nuscenes"], toy_world.frames, resume=True)
     time.sleep(0.4)  # an orphan that has outlived the kill would write something now
+    wait_for(lambda: not (root / ".synth").exists(), "the last orphan to clean up")
     assert tree(root) == unbroken["nuscenes"]
 
 

@@ -107,6 +107,8 @@ class Parts:
                     draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
+            with contextlib.suppress(OSError):  # empty only if our run is dead, another has ended, and we made it anew
+                self.hidden.rmdir()
 
     def rows(self, index: int) -> Rows:
         rows: Rows = _read_json(self.scene(index) / "rows.json")
